@@ -1,0 +1,1 @@
+"""Compressed vector collections: durable points, codes in memory, exact rerank from disk."""

@@ -1,0 +1,87 @@
+"""Appends vectors to a collection's newest file and starts the next file when one is full.
+
+Rows are permanent numbers; a file covers a range of them. Nothing here counts until the record says so: after a
+crash or a failed commit the next append overwrites what was left behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.points import NUMPY_TYPES, CollectionConfig, Float32s
+from index.record import FileEntry, Writer
+from index.vector_file import Layout, VectorWriter, read_layout
+
+FILE_BYTES = 256 * 1024 * 1024
+
+
+def file_name(first_row: int, suffix: str = "") -> str:
+    """Return the name of the vector file that begins at a row."""
+    return f"{first_row:012d}{suffix}.vec"
+
+
+class VectorAppender:
+    """Owns the newest vector file. Used by one writer at a time."""
+
+    def __init__(self, folder: Path, config: CollectionConfig, files: list[FileEntry], file_bytes: int) -> None:
+        self._folder = folder
+        self._config = config
+        self._dtype: np.dtype[Any] = NUMPY_TYPES[config.dtype]
+        self._capacity = max(1, file_bytes // (config.dimension * self._dtype.itemsize))
+        self._file: VectorWriter | None = None
+        self._touched: list[VectorWriter] = []
+        self.resume(files)
+
+    def resume(self, files: list[FileEntry]) -> None:
+        """Go on behind the last committed row; forgets everything that was not committed."""
+        for file in {id(f): f for f in [*self._touched, *([self._file] if self._file else [])]}.values():
+            file.close()
+        self._touched, self._file = [], None
+        last = files[-1] if files else None
+        self.next_row = last.end_row if last else 0
+        if last:
+            layout = read_layout(self._folder / last.name)
+            if not layout.table:
+                self._file = VectorWriter(self._folder / last.name, layout, rows=last.rows)
+
+    def _layout(self, first_row: int) -> Layout:
+        return Layout(
+            dimension=self._config.dimension, value_bytes=self._dtype.itemsize, first_row=first_row, table=0
+        )
+
+    def as_stored(self, vectors: Float32s) -> NDArray[Any]:
+        """Return vectors in the type of the file."""
+        return vectors.astype(self._dtype, copy=False)
+
+    def append(self, stored: NDArray[Any], writer: Writer) -> int:
+        """Write `(n, d)` rows and note them in the open transaction; return the first row's number."""
+        if self._file is None or self._file.rows >= self._capacity:
+            name = file_name(self.next_row)
+            self._file = VectorWriter.create(self._folder / name, self._layout(self.next_row))
+            writer.add_file(FileEntry(name, self.next_row, self.next_row, 0))
+        if self._file not in self._touched:
+            self._touched.append(self._file)
+        first_row, position = self.next_row, self._file.rows
+        writer.add_batch(self._file.path.name, position, len(stored), self._file.append(stored))
+        self.next_row += len(stored)
+        return first_row
+
+    def sync(self) -> None:
+        """Make everything appended durable."""
+        for file in self._touched:
+            file.sync()
+
+    def committed(self) -> None:
+        """Close files that a commit has left full behind."""
+        for file in self._touched:
+            if file is not self._file:
+                file.close()
+        self._touched = []
+
+    def close(self) -> None:
+        """Close the files."""
+        self.resume([])

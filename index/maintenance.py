@@ -1,0 +1,300 @@
+"""Work that makes searching cheaper and gives disk space back, beside reading and writing.
+
+Segments of codes merge by size class, so that a query visits few; vector files that hold mostly dead rows are
+rewritten without them. Both build the new thing beside the old one, then swap it into the view under the
+committer's lock, applying the deletes made meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.appender import file_name
+from index.collection import Collection
+from index.errors import DiskFull
+from index.opening import map_file
+from index.points import Float32s, Rows
+from index.record import FileEntry
+from index.segment import Segment, encode_rows, save
+from index.vector_file import CHUNK_ROWS, Layout, VectorMap, write_with_holes
+from index.view import View
+
+log = logging.getLogger(__name__)
+
+REFIT_GROWTH = 4  # a merge this many times larger than what the binarizer was fitted to fits a new one
+RETRY_SECONDS = 10.0
+
+
+def size_class(rows: int, collection: Collection) -> int:
+    """Return the class of a segment: 0 up to fan_out tails, 1 up to fan_out times that, and so on."""
+    options = collection.options
+    size = 0
+    while rows >= options.tail_rows * options.fan_out ** (size + 1):
+        size += 1
+    return size
+
+
+def merge_candidates(collection: Collection, *, idle: bool) -> tuple[Segment, ...]:
+    """Return the neighbouring segments to merge next, none when all is well.
+
+    Under load only runs of `fan_out` segments of one class merge: each row is coded again once a class. In a
+    quiet time whatever is left over merges too, unless one segment holds most rows already.
+    """
+    options = collection.options
+    segments = collection.view.segments
+    for segment in segments:
+        if segment.count < len(segment) / 2:
+            return (segment,)
+    start = 0
+    while start < len(segments):
+        end = start + 1
+        of_class = size_class(len(segments[start]), collection)
+        while end < len(segments) and size_class(len(segments[end]), collection) == of_class:
+            end += 1
+        run = segments[start:end][: options.fan_out]
+        if len(run) == options.fan_out and sum(map(len, run)) <= options.max_segment_rows:
+            return run
+        start = end
+    total = sum(map(len, segments))
+    if idle and len(segments) > 2 and total <= options.max_segment_rows:
+        if max(map(len, segments)) < 0.75 * total:
+            return segments
+        largest = max(range(len(segments)), key=lambda i: len(segments[i]))
+        rest = segments[largest + 1 :]
+        return rest if len(rest) > 2 else ()
+    return ()
+
+
+def merge(collection: Collection, old: Sequence[Segment]) -> None:
+    """Replace neighbouring segments by one over the same rows, coded by the newest binarizer."""
+    view = collection.view
+    span = (old[0].first_row, old[-1].end_row)
+    alive = _alive_rows(old)
+    version, view = _binarizer_for(collection, view, alive)
+    pieces = _filtered(view.pieces(*span), alive)
+    data = encode_rows(pieces, span, version, view.binarizers[version], collection.config.distance)
+    merged = Segment.build(data, collection.config.distance) if len(data.codes) else None
+    path = collection.folder / "codes" / f"{span[0]:012d}-{span[1]:012d}-{version}.codes"
+    if merged is not None and len(data.codes) >= collection.options.save_rows:
+        save(path, data)
+    with collection.committer.lock:
+        now = collection.view
+        if now.tail.first_row < span[1]:
+            return  # the collection was closed or opened anew meanwhile
+        replaced = [s for s in now.segments if span[0] <= s.first_row and s.end_row <= span[1]]
+        others = [s for s in now.segments if s not in replaced]
+        if merged is not None:
+            died = np.setdiff1d(alive, _alive_rows(replaced), assume_unique=True)
+            others.append(merged.without(died))
+        segments = tuple(sorted(others, key=lambda segment: segment.first_row))
+        collection.show(replace(now, segments=segments))
+    _remove_superseded(collection, span, path.name)
+
+
+def _alive_rows(segments: Iterable[Segment]) -> Rows:
+    parts = [segment.rows_at(np.flatnonzero(segment.alive_flags())) for segment in segments]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def _filtered(
+    pieces: Iterable[tuple[Rows, Float32s]], alive: Rows
+) -> Iterator[tuple[Rows, Float32s]]:
+    for rows, vectors in pieces:
+        keep = _contained(rows, alive)
+        yield (rows, vectors) if keep.all() else (rows[keep], vectors[keep])
+
+
+def _contained(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
+    """Return which rows are in an ascending list."""
+    if not len(ascending):
+        return np.zeros(len(rows), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
+    return ascending[at] == rows
+
+
+def _binarizer_for(collection: Collection, view: View, alive: Rows) -> tuple[int, View]:
+    """Return the newest binarizer's version, fitting a new one when the collection has outgrown it."""
+    version = max(view.binarizers)
+    with collection.record.snapshot() as reader:
+        fitted_on = {number: rows for number, rows, *_ in reader.binarizers()}
+    if len(alive) < REFIT_GROWTH * fitted_on.get(version, 0):
+        return version, view
+    step = max(1, len(alive) // collection.options.fit_rows)
+    vectors = view.read(alive[::step])
+    with collection.committer.lock:
+        now = collection.view
+        used = {segment.binarizer for segment in now.segments}
+        with collection.record.transaction() as writer:
+            version += 1
+            binarizer = collection.fit(vectors, version, len(alive), writer)
+            writer.drop_binarizers({*used, version})
+        kept = {number: known for number, known in now.binarizers.items() if number in used}
+        now = replace(now, seq=now.seq + 1, binarizers={**kept, version: binarizer})
+        collection.show(now)
+    return version, replace(view, binarizers={**view.binarizers, version: binarizer})
+
+
+def _remove_superseded(collection: Collection, span: tuple[int, int], keep: str) -> None:
+    for path in (collection.folder / "codes").glob("*.codes"):
+        first, end, _ = path.stem.split("-")
+        if path.name != keep and int(first) >= span[0] and int(end) <= span[1]:
+            path.unlink(missing_ok=True)
+
+
+def save_all(collection: Collection) -> None:
+    """Save the codes of segments that have no file, so that the next start need not make them again."""
+    view = collection.view
+    folder = collection.folder / "codes"
+    for segment in view.segments:
+        path = folder / f"{segment.first_row:012d}-{segment.end_row:012d}-{segment.binarizer}.codes"
+        if path.exists():
+            continue
+        span = (segment.first_row, segment.end_row)
+        pieces = _filtered(view.pieces(*span), _alive_rows([segment]))
+        binarizer = view.binarizers[segment.binarizer]
+        save(path, encode_rows(pieces, span, segment.binarizer, binarizer, collection.config.distance))
+
+
+def compaction_candidates(collection: Collection, dead_share: float) -> list[VectorMap]:
+    """Return neighbouring full vector files to rewrite as one without their dead rows, none if all is well."""
+    view = collection.view
+    chosen: list[VectorMap] = []
+    kept_rows = 0
+    for mapped in view.maps[:-1]:  # the newest file is still appended to
+        alive = len(view.alive_rows(mapped.first_row, mapped.end_row))
+        worth = alive < len(mapped) * (1 - dead_share) or (dead_share == 0 and alive < len(mapped))
+        fits = kept_rows + alive <= max(len(m) for m in view.maps)
+        if chosen and not (worth and fits):
+            break
+        if worth:
+            chosen.append(mapped)
+            kept_rows += alive
+    return chosen
+
+
+def compact(collection: Collection, old: Sequence[VectorMap]) -> None:
+    """Rewrite neighbouring vector files as one file of the rows that still count."""
+    folder = collection.folder / "vectors"
+    view = collection.view
+    first, end = old[0].first_row, old[-1].end_row
+    rows = view.alive_rows(first, end)
+    with collection.record.snapshot() as reader:
+        entries = [e for e in reader.files() if e.name in {mapped.path.name for mapped in old}]
+    new: FileEntry | None = None
+    checksums: list[tuple[int, int, int]] = []
+    if len(rows):
+        new = FileEntry(file_name(first, f"-{view.seq}"), first, entries[-1].end_row, len(rows))
+        pieces = [rows[i : i + CHUNK_ROWS] for i in range(0, len(rows), CHUNK_ROWS)]
+        layout = Layout(
+            dimension=collection.config.dimension, value_bytes=old[0].layout.value_bytes, first_row=first,
+            table=len(rows),
+        )
+        stored = (_as_stored(view.read(piece), old[0]) for piece in pieces)
+        crcs = write_with_holes(folder / new.name, layout, rows, stored)
+        checksums = [(i * CHUNK_ROWS, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))]
+    _swap_files(collection, entries, new, checksums, rows)
+
+
+def _as_stored(vectors: Float32s, like: VectorMap) -> NDArray[np.floating]:
+    return vectors.astype(like.vectors.dtype, copy=False)
+
+
+def _swap_files(
+    collection: Collection, old: Sequence[FileEntry], new: FileEntry | None,
+    checksums: Sequence[tuple[int, int, int]], rows: Rows,
+) -> None:
+    folder = collection.folder / "vectors"
+    names = {entry.name for entry in old}
+    with collection.committer.lock:
+        with collection.record.transaction() as writer:
+            dead = writer.tombstones()
+            dead = dead[(dead >= old[0].first_row) & (dead < old[-1].end_row)]
+            dropped = np.setdiff1d(dead, rows, assume_unique=True).tolist()
+            writer.swap_files(old, new, checksums, dropped)
+        now = collection.view
+        maps = [mapped for mapped in now.maps if mapped.path.name not in names]
+        if new is not None:
+            maps.append(map_file(folder, new, collection.config))
+        ordered = tuple(sorted(maps, key=lambda mapped: mapped.first_row))
+        collection.show(replace(now, seq=now.seq + 1, maps=ordered))
+    for entry in old:
+        (folder / entry.name).unlink()
+
+
+def step(collection: Collection, *, idle: bool) -> bool:
+    """Do the next piece of upkeep; return whether there was one."""
+    segments = merge_candidates(collection, idle=idle)
+    if segments:
+        merge(collection, segments)
+        return True
+    files = compaction_candidates(collection, collection.options.dead_share)
+    if files:
+        compact(collection, files)
+        return True
+    return False
+
+
+def optimize(collection: Collection) -> None:
+    """Do all upkeep at once: codes for every row, one segment, no dead rows but in the newest file."""
+    collection.seal()
+    segments = collection.view.segments
+    if len(segments) > 1 or any(segment.count < len(segment) for segment in segments):
+        merge(collection, segments)
+    files = compaction_candidates(collection, 0.0)
+    while files:
+        compact(collection, files)
+        files = compaction_candidates(collection, 0.0)
+
+
+class Maintainer:
+    """A thread that keeps collections in shape."""
+
+    def __init__(self, collections: Callable[[], list[Collection]], idle_seconds: float) -> None:
+        self._collections = collections
+        self._idle_seconds = idle_seconds
+        self._wake = threading.Condition()
+        self._due = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="bitfold-maintenance", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there may be work."""
+        with self._wake:
+            self._due = True
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Finish the piece of work under way and end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            worked = any([self._tend(collection) for collection in self._collections()])
+            with self._wake:
+                if not worked and not self._due and not self._stopping:
+                    self._wake.wait(timeout=self._idle_seconds)
+                self._due = False
+
+    def _tend(self, collection: Collection) -> bool:
+        idle = time.monotonic() - collection.last_write > self._idle_seconds
+        try:
+            return not self._stopping and step(collection, idle=idle)
+        except DiskFull as error:
+            log.warning("upkeep of %s waits: %s", collection.name, error)
+        except Exception:  # noqa: BLE001 - upkeep must not end; nothing it does is needed for the truth
+            log.exception("upkeep of %s failed; it is tried again", collection.name)
+        with self._wake:
+            if not self._stopping:
+                self._wake.wait(timeout=RETRY_SECONDS)
+        return False

@@ -1,0 +1,168 @@
+"""From what lies on disk to a view: map the vectors, load the codes, make again what is missing or damaged."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from index.binarizer import Binarizer, BinarizerFactory
+from index.errors import CorruptCollection
+from index.points import NUMPY_TYPES, CollectionConfig, Rows
+from index.record import FileEntry, Reader
+from index.segment import DamagedCodes, Segment, SegmentData, encode_rows, load
+from index.vector_file import VectorMap
+from index.view import Tail, View
+
+log = logging.getLogger(__name__)
+
+REBUILD_ROWS = 262_144  # rows a segment when codes are made again: bounds the memory of a rebuild
+
+
+def map_file(folder: Path, entry: FileEntry, config: CollectionConfig) -> VectorMap:
+    """Map a file's committed rows. Raises CorruptCollection when it is not what the record says."""
+    path = folder / entry.name
+    mapped = VectorMap(path, rows=entry.rows)
+    layout = mapped.layout
+    wanted = (config.dimension, NUMPY_TYPES[config.dtype].itemsize)
+    if (layout.dimension, layout.value_bytes) != wanted or layout.first_row != entry.first_row:
+        raise CorruptCollection(f"{path}: the header does not fit the record")
+    return mapped
+
+
+def remove_strays(folder: Path, known: set[str]) -> None:
+    """Remove files that no commit names: what a crash left behind."""
+    for path in folder.iterdir():
+        if path.name not in known:
+            log.info("removing %s, which no commit names", path)
+            path.unlink()
+
+
+def load_binarizers(reader: Reader, factory: BinarizerFactory, config: CollectionConfig) -> dict[int, Binarizer]:
+    """Load every sound binarizer; damaged ones are left out with a warning (their codes are made again)."""
+    found: dict[int, Binarizer] = {}
+    for version, _, checksum, data in reader.binarizers():
+        try:
+            if zlib.crc32(data) != checksum:
+                raise ValueError("the checksum does not fit")
+            binarizer = factory.load(data)
+            if binarizer.dimension != config.dimension:
+                raise ValueError(f"it is for {binarizer.dimension} dimensions")
+            found[version] = binarizer
+        except Exception as error:  # noqa: BLE001 - derived: whatever is wrong, it is fitted again
+            log.warning("binarizer %d is unusable (%s); codes made with it are made again", version, error)
+    return found
+
+
+def load_codes(folder: Path, binarizers: dict[int, Binarizer], end_row: int) -> list[SegmentData]:
+    """Load sound codes files that do not overlap, larger ones first; the rest is removed with a warning."""
+    sound: list[tuple[Path, SegmentData]] = []
+    for path in sorted(folder.glob("*.codes")):
+        try:
+            data = load(path)
+        except DamagedCodes as error:
+            log.warning("codes are made again from the vectors: %s", error)
+            path.unlink()
+            continue
+        binarizer = binarizers.get(data.binarizer)
+        if binarizer is None or data.end_row > end_row or data.codes.shape[1] * 8 != binarizer.code_dimension:
+            log.warning("%s does not fit the record; its codes are made again", path)
+            path.unlink()
+            continue
+        sound.append((path, data))
+    chosen: list[SegmentData] = []
+    for path, data in sorted(sound, key=lambda pair: -len(pair[1].codes)):
+        if all(data.end_row <= other.first_row or data.first_row >= other.end_row for other in chosen):
+            chosen.append(data)
+        else:
+            path.unlink()
+    return sorted(chosen, key=lambda data: data.first_row)
+
+
+def gaps(covered: list[SegmentData], end_row: int) -> list[tuple[int, int]]:
+    """Return the ranges below `end_row` that no segment covers."""
+    found, at = [], 0
+    for data in covered:
+        if data.first_row > at:
+            found.append((at, data.first_row))
+        at = data.end_row
+    if at < end_row:
+        found.append((at, end_row))
+    return found
+
+
+def open_view(
+    folder: Path, reader: Reader, config: CollectionConfig, factory: BinarizerFactory, *, tail_rows: int,
+    first_fit: int, fit: Callable[[View], tuple[int, Binarizer]],
+) -> View:
+    """Build the view of the last commit.
+
+    Parameters
+    ----------
+    folder : the collection's directory, with `vectors/` and `codes/`.
+    tail_rows, first_fit : see `StoreOptions`.
+    fit : fits a binarizer to a view's vectors and keeps it; asked when there is none that can be used.
+    """
+    files = reader.files()
+    remove_strays(folder / "vectors", {entry.name for entry in files})
+    maps = tuple(map_file(folder / "vectors", entry, config) for entry in files if entry.rows)
+    end_row = files[-1].end_row if files else 0
+    dead = reader.tombstones()
+    binarizers = load_binarizers(reader, factory, config)
+    covered = load_codes(folder / "codes", binarizers, end_row)
+    missing = gaps(covered, end_row)
+    start = missing[-1][0] if missing and missing[-1][1] == end_row else end_row
+    if end_row - start < (tail_rows if binarizers else first_fit):
+        missing = missing[:-1] if start < end_row else missing
+    else:
+        start = end_row
+    tail = _tail(maps, start, end_row, config.dimension).without(dead)
+    view = View(seq=reader.seq(), maps=maps, segments=(), tail=tail, binarizers=binarizers)
+    if missing and not binarizers:
+        version, binarizer = fit(view)
+        view = replace(view, seq=view.seq + 1, binarizers={version: binarizer})
+    segments = [_without_missing(Segment.build(data, config.distance), view, dead) for data in covered]
+    for gap in missing:
+        segments += _encode_gap(view, gap, dead, config)
+    ordered = sorted((s for s in segments if s.count), key=lambda segment: segment.first_row)
+    return replace(view, segments=tuple(ordered))
+
+
+def _tail(maps: tuple[VectorMap, ...], start: int, end_row: int, dimension: int) -> Tail:
+    tail = Tail.empty(start, dimension)
+    if start == end_row:
+        return tail
+    vectors = np.zeros((end_row - start, dimension), dtype=np.float32)
+    present = np.zeros(end_row - start, dtype=np.bool_)
+    view = View(seq=0, maps=maps, segments=(), tail=tail, binarizers={})
+    for rows, piece in view.pieces(start, end_row):
+        vectors[rows - start] = piece
+        present[rows - start] = True
+    return replace(tail.extended(vectors), alive=present)
+
+
+def _without_missing(segment: Segment, view: View, dead: Rows) -> Segment:
+    """Mark tombstones and rows that a compaction has dropped from the vector files."""
+    flags = np.zeros(len(segment), dtype=np.bool_)
+    for mapped in view.maps:
+        if mapped.end_row > segment.first_row and mapped.first_row < segment.end_row:
+            flags |= segment.flags_of(mapped.row_numbers())
+    if not flags.all():
+        segment = segment.without(segment.rows_at(np.flatnonzero(~flags)))
+    return segment.without(dead)
+
+
+def _encode_gap(view: View, gap: tuple[int, int], dead: Rows, config: CollectionConfig) -> list[Segment]:
+    version = max(view.binarizers)
+    segments = []
+    log.warning("making the codes of rows %d to %d again from their vectors", gap[0], gap[1] - 1)
+    for first_row in range(gap[0], gap[1], REBUILD_ROWS):
+        span = (first_row, min(first_row + REBUILD_ROWS, gap[1]))
+        data = encode_rows(view.pieces(*span), span, version, view.binarizers[version], config.distance)
+        if len(data.codes):
+            segments.append(Segment.build(data, config.distance).without(dead))
+    return segments

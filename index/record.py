@@ -1,0 +1,328 @@
+"""The record of a collection: one SQLite database with ids, payloads, texts, rows, files and binarizers.
+
+It is the truth about which points exist; it does not know what a vector or a code looks like. Written by
+one connection inside `transaction()`, read by any number of `snapshot()`s, each of which sees one `seq`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.errors import CorruptCollection, DiskFull
+from index.ids import PointId, from_key, to_key
+from index.points import CollectionConfig, Rows, Stored
+
+FORMAT = 1
+APPLICATION_ID = 0x42464F4C  # "BFOL"
+IN_CHUNK = 500  # host parameters a statement: below SQLite's oldest limit of 999
+WRITER_CACHE_KIB = 8 * 1024
+
+SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE points(row INTEGER PRIMARY KEY, id NOT NULL, hash BLOB NOT NULL, payload BLOB NOT NULL);
+CREATE UNIQUE INDEX points_id ON points(id);
+CREATE TABLE texts(row INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE tombstones(row INTEGER PRIMARY KEY);
+CREATE TABLE files(name TEXT PRIMARY KEY, first_row INTEGER NOT NULL, end_row INTEGER NOT NULL,
+                   rows INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE batches(file TEXT NOT NULL, position INTEGER NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL,
+                     PRIMARY KEY(file, position)) WITHOUT ROWID;
+CREATE TABLE binarizers(version INTEGER PRIMARY KEY, fitted_on INTEGER NOT NULL, crc INTEGER NOT NULL,
+                        data BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A vector file: rows `first_row` (inclusive) to `end_row` (exclusive), of which `rows` are in it."""
+
+    name: str
+    first_row: int
+    end_row: int
+    rows: int
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database in WAL mode with a full sync at every commit."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+def translate(error: sqlite3.Error, path: Path) -> Exception:
+    """Turn SQLite's errors into ours; unknown ones are returned as they are."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(f"no space left to write {path}", hint="make room; writing resumes by itself")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return CorruptCollection(f"{path}: the record is damaged ({error})", hint="restore it from a backup")
+    return error
+
+
+def chunked(values: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Cut a list for `IN (...)`: yields the placeholders and the values."""
+    for start in range(0, len(values), IN_CHUNK):
+        part = values[start : start + IN_CHUNK]
+        yield ",".join("?" * len(part)), part
+
+
+class Reader:
+    """Reads inside one transaction: everything it returns belongs to the same `seq`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def seq(self) -> int:
+        """Return the number of the commit that this transaction sees."""
+        return int(self._db.execute("SELECT value FROM meta WHERE key='seq'").fetchone()[0])
+
+    def count(self) -> int:
+        """Return the number of points."""
+        return int(self._db.execute("SELECT value FROM meta WHERE key='points'").fetchone()[0])
+
+    def stored(self, ids: Sequence[PointId]) -> dict[PointId, Stored]:
+        """Return what is known of those ids that exist."""
+        found = {}
+        keys = [to_key(point_id) for point_id in ids]
+        for marks, part in chunked(keys):
+            query = f"SELECT id, row, hash, payload FROM points WHERE id IN ({marks})"
+            for key, row, digest, payload in self._db.execute(query, part):
+                found[from_key(key)] = Stored(row, digest, payload)
+        return found
+
+    def points_of(self, rows: Sequence[int], *, payload: bool) -> dict[int, tuple[PointId, bytes | None]]:
+        """Return id and payload of rows that exist."""
+        columns = "row, id, payload" if payload else "row, id, NULL"
+        found = {}
+        for marks, part in chunked(rows):
+            for row, key, data in self._db.execute(f"SELECT {columns} FROM points WHERE row IN ({marks})", part):
+                found[row] = (from_key(key), data)
+        return found
+
+    def texts_of(self, rows: Sequence[int]) -> dict[int, str]:
+        """Return the texts of rows that have one."""
+        found: dict[int, str] = {}
+        for marks, part in chunked(rows):
+            found.update(self._db.execute(f"SELECT row, text FROM texts WHERE row IN ({marks})", part))
+        return found
+
+    def scan(self, after: PointId | None = None) -> Iterator[tuple[int, PointId, bytes]]:
+        """Yield `(row, id, payload)` in the order of ids, from `after` (inclusive) on."""
+        query, args = "SELECT row, id, payload FROM points", ()
+        if after is not None:
+            query, args = f"{query} WHERE id >= ?", (to_key(after),)  # type: ignore[assignment]
+        for row, key, payload in self._db.execute(f"{query} ORDER BY id", args):
+            yield row, from_key(key), payload
+
+    def scan_rows(self, *, payload: bool = True) -> Iterator[tuple[int, PointId, bytes]]:
+        """Yield `(row, id, payload)` in the order of rows: the fast way to see every point."""
+        column = "payload" if payload else "x'7b7d'"
+        for row, key, data in self._db.execute(f"SELECT row, id, {column} FROM points"):
+            yield row, from_key(key), data
+
+    def rows(self) -> Rows:
+        """Return the rows of all points, ascending."""
+        return np.fromiter((row for (row,) in self._db.execute("SELECT row FROM points")), np.int64)
+
+    def tombstones(self) -> Rows:
+        """Return the rows that were written and no longer count, ascending."""
+        return np.fromiter((row for (row,) in self._db.execute("SELECT row FROM tombstones")), np.int64)
+
+    def files(self) -> list[FileEntry]:
+        """Return the vector files in the order of rows."""
+        query = "SELECT name, first_row, end_row, rows FROM files ORDER BY first_row"
+        return [FileEntry(*entry) for entry in self._db.execute(query)]
+
+    def batches(self, file: str) -> list[tuple[int, int, int]]:
+        """Return `(position, rows, crc)` of the batches in a file, in order."""
+        query = "SELECT position, rows, crc FROM batches WHERE file=? ORDER BY position"
+        return self._db.execute(query, (file,)).fetchall()
+
+    def binarizers(self) -> list[tuple[int, int, int, bytes]]:
+        """Return `(version, fitted_on, crc, data)` of every binarizer, oldest first."""
+        return self._db.execute("SELECT version, fitted_on, crc, data FROM binarizers ORDER BY version").fetchall()
+
+    def config(self) -> CollectionConfig:
+        """Return the collection's configuration."""
+        raw = self._db.execute("SELECT value FROM meta WHERE key='config'").fetchone()[0]
+        return CollectionConfig(**json.loads(raw))
+
+    def integrity(self) -> list[str]:
+        """Run SQLite's own check; an empty list means sound."""
+        found = [line for (line,) in self._db.execute("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
+
+
+class Writer(Reader):
+    """Changes inside the one write transaction."""
+
+    def replace_points(
+        self, first_row: int, ids: Sequence[PointId], hashes: Sequence[bytes], payloads: Sequence[bytes],
+        texts: Sequence[str | None],
+    ) -> list[int]:
+        """Give distinct ids the rows `first_row`, `first_row + 1`, ...; return the rows that they leave."""
+        keys = [to_key(point_id) for point_id in ids]
+        dead: list[int] = []
+        for marks, part in chunked(keys):
+            dead.extend(row for (row,) in self._db.execute(f"SELECT row FROM points WHERE id IN ({marks})", part))
+        self.kill(dead)
+        rows = range(first_row, first_row + len(keys))
+        self._db.executemany("INSERT INTO points VALUES (?,?,?,?)", zip(rows, keys, hashes, payloads, strict=True))
+        with_text = [(row, text) for row, text in zip(rows, texts, strict=True) if text is not None]
+        self._db.executemany("INSERT INTO texts VALUES (?,?)", with_text)
+        self._add("points", len(keys))
+        return dead
+
+    def kill(self, rows: Sequence[int]) -> None:
+        """Remove the points of these rows; the rows become tombstones."""
+        if not rows:
+            return
+        for marks, part in chunked(rows):
+            self._db.execute(f"DELETE FROM points WHERE row IN ({marks})", part)
+            self._db.execute(f"DELETE FROM texts WHERE row IN ({marks})", part)
+        self._db.executemany("INSERT INTO tombstones VALUES (?)", [(row,) for row in rows])
+        self._add("points", -len(rows))
+
+    def set_payloads(self, payloads: Iterable[tuple[int, bytes]]) -> None:
+        """Replace the payloads of rows."""
+        self._db.executemany("UPDATE points SET payload=? WHERE row=?", ((data, row) for row, data in payloads))
+
+    def add_batch(self, file: str, position: int, rows: int, crc: int) -> None:
+        """Note rows appended to a file, with their checksum."""
+        self._db.execute("INSERT INTO batches VALUES (?,?,?,?)", (file, position, rows, crc))
+        self._db.execute("UPDATE files SET rows=rows+?, end_row=end_row+? WHERE name=?", (rows, rows, file))
+
+    def add_file(self, entry: FileEntry) -> None:
+        """Note a new vector file."""
+        self._db.execute(
+            "INSERT INTO files VALUES (?,?,?,?)", (entry.name, entry.first_row, entry.end_row, entry.rows)
+        )
+
+    def swap_files(
+        self, old: Sequence[FileEntry], new: FileEntry | None, checksums: Sequence[tuple[int, int, int]],
+        dropped: Sequence[int],
+    ) -> None:
+        """Put a compacted file in the place of others; `dropped` tombstones are no longer needed."""
+        for entry in old:
+            self._db.execute("DELETE FROM batches WHERE file=?", (entry.name,))
+            self._db.execute("DELETE FROM files WHERE name=?", (entry.name,))
+        if new is not None:
+            self.add_file(new)
+            rows = [(new.name, position, count, crc) for position, count, crc in checksums]
+            self._db.executemany("INSERT INTO batches VALUES (?,?,?,?)", rows)
+        for marks, part in chunked(dropped):
+            self._db.execute(f"DELETE FROM tombstones WHERE row IN ({marks})", part)
+
+    def add_binarizer(self, version: int, fitted_on: int, data: bytes) -> None:
+        """Keep a binarizer."""
+        self._db.execute("INSERT INTO binarizers VALUES (?,?,?,?)", (version, fitted_on, zlib.crc32(data), data))
+
+    def drop_binarizers(self, keep: Iterable[int]) -> None:
+        """Forget binarizers that no segment uses."""
+        kept = list(keep)
+        marks = ",".join("?" * len(kept))
+        self._db.execute(f"DELETE FROM binarizers WHERE version NOT IN ({marks})", kept)
+
+    def set_config(self, config: CollectionConfig) -> None:
+        """Replace the configuration."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('config', ?)", (json.dumps(asdict(config)),))
+
+    def _add(self, counter: str, amount: int) -> None:
+        self._db.execute("UPDATE meta SET value=value+? WHERE key=?", (amount, counter))
+
+
+class Record:
+    """Opens the database, hands out snapshots and the write transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing record. Raises CorruptCollection if it is damaged or of a later format."""
+        self.path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        if not path.is_file():
+            raise CorruptCollection(f"{path}: missing")
+        try:
+            self._writer = connect(path)
+            self._writer.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
+            self._check_format()
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
+
+    def _check_format(self) -> None:
+        found = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        application = self._writer.execute("PRAGMA application_id").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise CorruptCollection(f"{self.path}: not a Bitfold record")
+        if found > FORMAT:
+            raise CorruptCollection(
+                f"{self.path}: format {found}, this program reads up to {FORMAT}", hint="use a newer Bitfold"
+            )
+
+    @classmethod
+    def create(cls, path: Path, config: CollectionConfig) -> Record:
+        """Make a new record; its folder's name is the caller's to sync."""
+        db = connect(path)
+        db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version={FORMAT}")
+        db.executemany("INSERT INTO meta VALUES (?,?)", [("seq", 0), ("points", 0)])
+        Writer(db).set_config(config)
+        db.close()
+        return cls(path)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        """Commit what is done inside, durably, as the next `seq`; an exception undoes all of it."""
+        db = self._writer
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("UPDATE meta SET value=value+1 WHERE key='seq'")
+            yield Writer(db)
+            db.execute("COMMIT")
+        except BaseException as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise translate(error, self.path) from error
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Reader]:
+        """Read everything as of one commit."""
+        with self._lock:
+            db = self._idle.pop() if self._idle else None
+        if db is None:
+            db = connect(self.path)
+        try:
+            db.execute("BEGIN")
+            yield Reader(db)
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            with self._lock:
+                self._idle.append(db)
+
+    def bytes_on_disk(self) -> int:
+        """Return the size of the database and its log."""
+        names = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(name.stat().st_size for name in names if name.exists())
+
+    def close(self) -> None:
+        """Close every connection; the last one folds the log into the database."""
+        with self._lock:
+            for db in [*self._idle, self._writer]:
+                db.close()
+            self._idle.clear()

@@ -1,0 +1,171 @@
+"""A data directory: owns its lock, its collections and their upkeep.
+
+    DATA_DIR/LOCK                      held by the one process that owns the directory
+    DATA_DIR/collections/<name>/       one collection (`index/collection.py`)
+    DATA_DIR/collections/.<something>  being made or dropped; removed at the next start
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+from pathlib import Path
+
+from index import durable
+from index.binarizer import BinarizerFactory
+from index.collection import Collection
+from index.errors import CollectionExists, CorruptCollection, DataDirLocked, InvalidName, UnknownCollection
+from index.maintenance import Maintainer, save_all
+from index.options import StoreOptions
+from index.points import CollectionConfig
+
+log = logging.getLogger(__name__)
+
+FORBIDDEN = set('/\\<>:"|?*')
+MAX_NAME_BYTES = 200
+
+
+def check_name(name: str) -> str:
+    """Return a name that can be a directory. Raises InvalidName for paths and other surprises."""
+    bad = sorted({c for c in name if c in FORBIDDEN or ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000})
+    problem = None
+    if bad:
+        problem = f"holds {', '.join(map(repr, bad))}"
+    elif not name or name.startswith(".") or name != name.strip():
+        problem = "is empty, starts with a dot, or has spaces around it"
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        problem = f"is longer than {MAX_NAME_BYTES} bytes"
+    if problem:
+        raise InvalidName(
+            f"collection name {name[:80]!r} {problem}", param="collection", hint="use letters, digits, - and _"
+        )
+    return name
+
+
+class Store:
+    """All collections of one data directory."""
+
+    def __init__(self, directory: Path, factory: BinarizerFactory, options: StoreOptions | None = None) -> None:
+        """Take the directory's lock and open every collection.
+
+        A collection whose truth is damaged is refused (see `damaged`); the others open.
+        Raises DataDirLocked when another process owns the directory.
+        """
+        self.directory = directory
+        self._folder = directory / "collections"
+        self._factory = factory
+        self._options = options or StoreOptions()
+        self._lock = threading.Lock()
+        self._open: dict[str, Collection] = {}
+        self.damaged: dict[str, str] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = _take_lock(directory / "LOCK")
+        for path in sorted(self._folder.iterdir()):
+            if path.name.startswith("."):
+                shutil.rmtree(path)
+            elif path.is_dir():
+                self._try_open(path)
+        self._maintainer = None
+        if self._options.background:
+            self._maintainer = Maintainer(self._all, self._options.idle_seconds)
+
+    def _try_open(self, path: Path) -> None:
+        try:
+            self._add(path)
+        except CorruptCollection as error:
+            log.error("collection %s is refused: %s", path.name, error)
+            self.damaged[path.name] = str(error)
+
+    def _add(self, path: Path) -> Collection:
+        collection = Collection(path, self._factory, self._options)
+        collection.on_change = self._wake
+        self._open[path.name] = collection
+        return collection
+
+    def _wake(self) -> None:
+        if self._maintainer is not None:
+            self._maintainer.wake()
+
+    def _all(self) -> list[Collection]:
+        with self._lock:
+            return list(self._open.values())
+
+    def names(self) -> list[str]:
+        """Return the names of the collections that are open, sorted."""
+        return sorted(collection.name for collection in self._all())
+
+    def get(self, name: str) -> Collection:
+        """Return a collection. Raises UnknownCollection, or CorruptCollection for a refused one."""
+        with self._lock:
+            found = self._open.get(name)
+        if found is not None:
+            return found
+        if name in self.damaged:
+            raise CorruptCollection(self.damaged[name], hint="restore it from a backup, or drop it")
+        raise UnknownCollection(
+            f"collection {name[:80]!r} does not exist", param="collection", hint="create it with PUT /collections/{name}"
+        )
+
+    def create(self, name: str, config: CollectionConfig) -> Collection:
+        """Make a collection; it is durable when this returns. Raises InvalidName, CollectionExists."""
+        path = self._folder / check_name(name)
+        with self._lock:
+            if name in self._open or name in self.damaged or path.exists():
+                raise CollectionExists(f"collection {name!r} exists already", param="collection")
+            being_made = self._folder / f".making-{name}"
+            shutil.rmtree(being_made, ignore_errors=True)
+            try:
+                Collection.create(being_made, config)
+            except OSError as error:
+                shutil.rmtree(being_made, ignore_errors=True)
+                raise durable.full_or_same(error, being_made) from error
+            being_made.rename(path)
+            durable.sync_directory(self._folder)
+            return self._add(path)
+
+    def drop(self, name: str) -> bool:
+        """Remove a collection and its files; return whether it existed. Readers under way finish."""
+        with self._lock:
+            collection = self._open.pop(name, None)
+            if collection is None and self.damaged.pop(name, None) is None:
+                return False
+            dropped = self._folder / f".dropped-{name}"
+            (self._folder / name).rename(dropped)
+            durable.sync_directory(self._folder)
+        if collection is not None:
+            collection.close()
+        shutil.rmtree(dropped, ignore_errors=True)
+        return True
+
+    def close(self) -> None:
+        """Stop upkeep, save what makes the next start fast, close everything, give the lock back."""
+        if self._maintainer is not None:
+            self._maintainer.stop()
+        with self._lock:
+            for collection in self._open.values():
+                try:
+                    save_all(collection)
+                except Exception:  # noqa: BLE001 - derived files only
+                    log.exception("the codes of %s were not saved; the next start makes them again", collection.name)
+                collection.close()
+            self._open.clear()
+        os.close(self._lock_fd)
+
+
+def _take_lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(fd, 32).decode(errors="replace").strip()
+        os.close(fd)
+        raise DataDirLocked(
+            f"{path.parent} is in use by another process (pid {owner or 'unknown'})",
+            hint="stop that one, or choose another directory with BITFOLD_DATA_DIR",
+        ) from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd

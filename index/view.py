@@ -1,0 +1,114 @@
+"""What a reader sees: an immutable picture of a collection's vectors, codes and deletes as of one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.binarizer import Binarizer
+from index.points import Float32s, Rows
+from index.segment import Segment
+from index.vector_file import CHUNK_ROWS, VectorMap
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The newest rows, not yet coded, kept as float32 and scored exactly.
+
+    `buffer` is shared with later views, which write only behind `count`.
+    """
+
+    first_row: int
+    buffer: Float32s
+    count: int
+    alive: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, first_row: int, dimension: int) -> Tail:
+        """Return a tail without rows."""
+        buffer = np.empty((0, dimension), dtype=np.float32)
+        return cls(first_row=first_row, buffer=buffer, count=0, alive=np.empty(0, dtype=np.bool_))
+
+    @property
+    def end_row(self) -> int:
+        return self.first_row + self.count
+
+    @property
+    def vectors(self) -> Float32s:
+        return self.buffer[: self.count]
+
+    def extended(self, vectors: Float32s) -> Tail:
+        """Return the tail with `(n, d)` more rows; the buffer grows by doubling."""
+        count = self.count + len(vectors)
+        buffer = self.buffer
+        if count > len(buffer):
+            buffer = np.empty((max(count, 2 * len(buffer), 64), buffer.shape[1]), dtype=np.float32)
+            buffer[: self.count] = self.vectors
+        buffer[self.count : count] = vectors
+        alive = np.concatenate([self.alive, np.ones(len(vectors), dtype=np.bool_)])
+        return replace(self, buffer=buffer, count=count, alive=alive)
+
+    def without(self, rows: Rows) -> Tail:
+        """Return the tail with these rows deleted (rows elsewhere are passed over)."""
+        dead = rows[(rows >= self.first_row) & (rows < self.end_row)] - self.first_row
+        if not len(dead):
+            return self
+        alive = self.alive.copy()
+        alive[dead] = False
+        return replace(self, alive=alive)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Segments cover all rows before the tail; maps cover at least the rows of the segments."""
+
+    seq: int
+    maps: tuple[VectorMap, ...]
+    segments: tuple[Segment, ...]
+    tail: Tail
+    binarizers: Mapping[int, Binarizer]
+
+    def without(self, rows: Rows) -> View:
+        """Return the view with these rows deleted."""
+        if not len(rows):
+            return self
+        segments = tuple(segment.without(rows) for segment in self.segments)
+        return replace(self, segments=segments, tail=self.tail.without(rows))
+
+    @property
+    def points(self) -> int:
+        return sum(segment.count for segment in self.segments) + int(self.tail.alive.sum())
+
+    def read(self, rows: Rows) -> Float32s:
+        """Return `(n, d)` float32 vectors of ascending rows, from the maps and the tail."""
+        out = np.empty((len(rows), self.tail.buffer.shape[1]), dtype=np.float32)
+        start = 0
+        for mapped in self.maps:
+            end = int(np.searchsorted(rows, min(mapped.end_row, self.tail.first_row)))
+            if end > start:
+                out[start:end] = mapped.read(rows[start:end])
+                start = end
+        if start < len(rows):
+            out[start:] = self.tail.buffer[rows[start:] - self.tail.first_row]
+        return out
+
+    def pieces(self, first_row: int, end_row: int) -> Iterator[tuple[Rows, Float32s]]:
+        """Yield `(rows, vectors)` of all mapped rows in a range, alive or not, in bounded pieces."""
+        for mapped in self.maps:
+            if mapped.end_row <= first_row or mapped.first_row >= end_row:
+                continue
+            numbers = mapped.row_numbers()
+            low, high = np.searchsorted(numbers, [first_row, end_row])
+            for start in range(int(low), int(high), CHUNK_ROWS):
+                stop = min(start + CHUNK_ROWS, int(high))
+                yield numbers[start:stop], mapped.vectors[start:stop].astype(np.float32, copy=False)
+
+    def alive_rows(self, first_row: int, end_row: int) -> Rows:
+        """Return the rows in a range that count, ascending."""
+        parts = [s.rows_at(np.flatnonzero(s.alive_flags())) for s in self.segments]
+        parts.append(np.flatnonzero(self.tail.alive) + self.tail.first_row)
+        rows = np.concatenate(parts)
+        return rows[(rows >= first_row) & (rows < end_row)]
