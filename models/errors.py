@@ -1,0 +1,56 @@
+"""Everything that `models` raises on purpose. Knows nothing of HTTP: the service maps it."""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """Base of all errors of this package.
+
+    Parameters
+    ----------
+    message : what is wrong and where.
+    hint : what to do about it.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UnknownEncoder(ModelError):
+    """Neither a preset nor the id of a model hub repository."""
+
+
+class ModelNotFound(ModelError):
+    """The model's files, or some of them, are not where they were looked for; the message names the place."""
+
+
+class UnsafeModel(ModelError):
+    """Loading this model would run code that came with it: pickle weights or custom modules."""
+
+
+class ModelMismatch(ModelError):
+    """The files are not those of the preset; the message names the file or property that differs."""
+
+
+class InvalidText(ModelError, ValueError):
+    """A text that has no vector.
+
+    Parameters
+    ----------
+    message : what is wrong with the text.
+    index : its position in the sequence that was given.
+    hint : what to do about it.
+    """
+
+    def __init__(self, message: str, *, index: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.index = index
+
+
+class InvalidVectors(ModelError, ValueError):
+    """An array of the wrong shape, an empty one where rows are needed, or values that are not finite."""
+
+
+class CorruptBinarizer(ModelError, ValueError):
+    """Bytes that are not a whole binarizer of a format that this version reads."""

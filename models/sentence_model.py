@@ -1,0 +1,134 @@
+"""The only module that touches torch and sentence-transformers: a checked folder in, raw vectors out.
+
+Importing it imports both libraries (seconds), so it is imported when a model is loaded. Knows no presets, no
+batching and no hub: it reads one local folder and never the network.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
+from transformers.utils import logging as transformers_logging
+
+from models.errors import ModelError
+from models.folder import ModelFolder
+
+Task = Literal["query", "document"]
+PROMPT_NAMES: dict[Task, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+NO_LIMIT = 10**9  # libraries write "no limit" as inf or as 1e30
+
+
+class SentenceModel:
+    """A loaded sentence-transformers model.
+
+    Attributes
+    ----------
+    dimension : length d of its vectors.
+    max_tokens : window in tokens, special tokens and prompt included; None if it has none.
+    pooling : pooling mode, several joined by "+"; "bag" for static embeddings.
+    prompts : text put before every query and every document.
+    """
+
+    def __init__(self, folder: ModelFolder) -> None:
+        self.prompts: dict[Task, str] = {task: folder.prompt(names) for task, names in PROMPT_NAMES.items()}
+        # A fast tokenizer changes its own state when padding or truncation settings change.
+        self._lock = threading.Lock()
+        try:
+            with _quiet():
+                self._model = SentenceTransformer(
+                    str(folder.path),
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+                ).eval()
+            limit = self._model.max_seq_length
+            self.max_tokens = None if limit is None or limit > NO_LIMIT else int(limit)
+            self.pooling = _pooling(self._model)
+            self.dimension = self._probe()
+        except ModelError as error:
+            raise ModelError(f"{folder.path}: {error}", hint=error.hint) from error
+        except Exception as error:  # the libraries raise whatever they meet in the files
+            raise ModelError(f"{folder.path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+    def embed(self, texts: Sequence[str], task: Task) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Run the model on one batch.
+
+        Parameters
+        ----------
+        texts : n >= 1 texts; the prompt of `task` is put before each.
+        task : which side the texts are on.
+
+        Returns
+        -------
+        vectors : (n, d) float32, not normalised unless the model does it.
+        truncated : (n,) bool, True where tokens were cut off.
+        """
+        model = self._model
+        with torch.inference_mode():
+            with self._lock:
+                features = model.preprocess(list(texts), prompt=self.prompts[task] or None, task=task)
+            truncated = self._truncated(features, len(texts))
+            output = model(batch_to_device(features, model.device), task=task)["sentence_embedding"]
+            vectors = output[:, : model.truncate_dim].to(device="cpu", dtype=torch.float32)
+        return vectors.numpy(), truncated
+
+    def _truncated(self, features: object, n: int) -> NDArray[np.bool_]:
+        """Tell cut texts by the overflow that the fast tokenizer keeps: no second pass over the text."""
+        if self.max_tokens is None:
+            return np.zeros(n, dtype=np.bool_)
+        encodings = getattr(features, "encodings", None)
+        if encodings is None:
+            raise ModelError(
+                "its tokenizer does not tell which texts it cuts",
+                hint="use a text model with a fast tokenizer (tokenizer.json) and no chat template",
+            )
+        return np.fromiter((bool(encoding.overflowing) for encoding in encodings), dtype=np.bool_, count=n)
+
+    def _probe(self) -> int:
+        dimensions = set()
+        for task in PROMPT_NAMES:
+            vectors, _ = self.embed(["probe"], task)
+            if not np.isfinite(vectors).all():
+                raise ModelError("its vectors are not finite: the weights are damaged")
+            dimensions.add(vectors.shape[1])
+        if len(dimensions) != 1:
+            raise ModelError(f"queries and documents have different dimensions: {sorted(dimensions)}")
+        return int(dimensions.pop())
+
+
+def _pooling(model: SentenceTransformer) -> str:
+    for module in model.modules():
+        mode = getattr(module, "pooling_mode", None)
+        if mode is not None:
+            return mode if isinstance(mode, str) else "+".join(mode)
+    return "bag"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep loading bars and notes off the terminal; put everything back afterwards."""
+    names = ("sentence_transformers", "transformers")
+    levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
+    bars = transformers_logging.is_progress_bar_enabled()
+    try:
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        for logger, _ in levels:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
