@@ -1,7 +1,7 @@
 """Appends vectors to a collection's newest file and starts the next file when one is full.
 
-Rows are permanent numbers; a file covers a range of them. Nothing here counts until the record says so: after a
-crash or a failed commit the next append overwrites what was left behind.
+Rows are permanent numbers; a file covers a range of them. Nothing here counts until the record says so: after
+a crash or a failed commit the next append overwrites what was left behind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def file_name(first_row: int, suffix: str = "") -> str:
 class VectorAppender:
     """Owns the newest vector file. Used by one writer at a time."""
 
-    def __init__(self, folder: Path, config: CollectionConfig, files: list[FileEntry], file_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, config: CollectionConfig, files: list[FileEntry], file_bytes: int
+    ) -> None:
         self._folder = folder
         self._config = config
         self._dtype: np.dtype[Any] = NUMPY_TYPES[config.dtype]

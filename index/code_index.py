@@ -1,9 +1,9 @@
 """The only module that imports FAISS: an immutable index of 1-bit codes, scanned with a float query.
 
 FAISS's 4-bit product quantizer with its centroids overwritten by the 16 corners of {-1, +1}^4 scores a float
-query against sign codes exactly (but for the 8-bit rounding of its tables), at about twice the speed of Hamming
-distance. It lies in inverted lists because only those take a selector (faiss 1.15.1 refuses one on the flat
-type). An index is never changed: FAISS's fast-scan `remove_ids` followed by `add` corrupts vectors.
+query against sign codes exactly (but for the 8-bit rounding of its tables), at about twice the speed of
+Hamming distance. It lies in inverted lists because only those take a selector (faiss 1.15.1 refuses one on
+the flat type). An index is never changed: FAISS's fast-scan `remove_ids` followed by `add` corrupts vectors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.codes import Codes
+from index.codes import Codes, unpack_bits
 from index.points import Float32s
 
 BLOCK = 32  # documents a block of the fast-scan layout
@@ -69,16 +69,18 @@ class CodeIndex:
         self._index.by_residual = False
         faiss.copy_array_to_vector(np.tile(CORNERS, (nibbles, 1, 1)).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
-        lists = faiss.downcast_InvertedLists(self._index.invlists)
+        lists = faiss.downcast_InvertedLists(self._index.invlists)  # type: ignore[arg-type]
         for number, positions in enumerate(bands):
             blocks = to_blocks(codes[positions])
             ids = np.ascontiguousarray(positions, dtype=np.int64)
             lists.add_entries(number, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(blocks))
+        self._invlists = lists
         self._index.ntotal = len(codes)
         self._lists = np.arange(len(bands), dtype=np.int64).reshape(-1, 1)
 
     @property
     def bands(self) -> int:
+        """The number of inverted lists."""
         return len(self._lists)
 
     def scan(
@@ -96,20 +98,48 @@ class CodeIndex:
         -------
         positions : (c,) int64, and scores : (c,) float32 `<query, +-1 code>`, higher is better, unordered.
         """
-        params = faiss.SearchParametersIVF(nprobe=1)
+        params = faiss.SearchParametersIVF()
+        params.nprobe = 1
         if allowed is not None:
             # Both must outlive the call: FAISS keeps bare pointers.
             selector = faiss.IDSelectorBitmap(len(allowed) * 8, faiss.swig_ptr(allowed))
-            params = faiss.SearchParametersIVF(nprobe=1, sel=selector)
+            params.sel = selector
         queries = np.repeat(query[None, :], len(self._lists), axis=0)
         unused = np.zeros(self._lists.shape, dtype=np.float32)
         k = min(candidates, self._index.ntotal)
         found = np.empty((len(queries), k), dtype=np.float32)
         positions = np.empty((len(queries), k), dtype=np.int64)
         # FAISS's Python wrapper of this call refuses parameters; the call itself takes them.
-        self._index.search_preassigned_c(
-            len(queries), faiss.swig_ptr(queries), k, faiss.swig_ptr(self._lists), faiss.swig_ptr(unused),
-            faiss.swig_ptr(found), faiss.swig_ptr(positions), False, params,
+        self._index.search_preassigned_c(  # type: ignore[attr-defined]
+            len(queries),
+            faiss.swig_ptr(queries),
+            k,
+            faiss.swig_ptr(self._lists),
+            faiss.swig_ptr(unused),
+            faiss.swig_ptr(found),
+            faiss.swig_ptr(positions),
+            False,
+            params,
         )
         present = positions >= 0
-        return positions[present], found[present]
+        short = np.flatnonzero(~present[:, -1]).tolist()
+        left_out = [self._left_out(band, positions[band, present[band]], k, allowed) for band in short]
+        rest: Positions = np.concatenate([*left_out, np.empty(0, dtype=np.int64)])
+        lowest = np.full(len(rest), -np.abs(query).sum(), dtype=np.float32)
+        return np.concatenate([positions[present], rest]), np.concatenate([found[present], lowest])
+
+    def _left_out(
+        self, band: int, found: Positions, k: int, allowed: NDArray[np.uint8] | None
+    ) -> Positions:
+        """Return up to k minus found positions of a band that FAISS did not return though they are allowed.
+
+        Its fast scan starts from the lowest score that its tables can express and takes what is better, so
+        documents at that lowest score, `-|query|_1`, never come back however many are wanted.
+        """
+        size = self._invlists.list_size(band)
+        ids = faiss.rev_swig_ptr(self._invlists.get_ids(band), size)
+        if allowed is not None:
+            ids = ids[unpack_bits(allowed, self._index.ntotal)[ids]]
+        if len(ids) == len(found):
+            return np.empty(0, dtype=np.int64)
+        return np.setdiff1d(ids, found, assume_unique=True)[: k - len(found)]

@@ -1,4 +1,4 @@
-"""The only owner of code layout: levels to packed bytes and back, and the slow scores that define the fast ones.
+"""The only owner of code layout: levels to packed bytes and back, and the slow scores behind the fast ones.
 
 A code is one bit plane of m bits, packed least significant bit first: bit j of a document is bit `j % 8` of
 byte `j // 8`. Level 1 stands for +1, level 0 for -1. m is a multiple of 8.
@@ -30,7 +30,7 @@ def signs(codes: Codes) -> Float32s:
 
 
 def scores(queries: Float32s, codes: Codes) -> Float32s:
-    """Return `(nq, n)` inner products of float queries with the codes' values: what the fast scan computes."""
+    """Return `(nq, n)` inner products of float queries with codes' values: what the fast scan computes."""
     return queries @ signs(codes).T
 
 

@@ -1,11 +1,12 @@
 """A collection: durable points, codes in memory, search. Joins record, vectors, codes and the funnel.
 
-Any number of threads may call it. Writers share commits (`index/commit.py`); each commit publishes an immutable
-view; a reader keeps the view and the SQLite snapshot that it started with.
+Any number of threads may call it. Writers share commits (`index/commit.py`); each commit publishes an
+immutable view; a reader keeps the view and the SQLite snapshot that it started with.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -39,7 +40,7 @@ from index.points import (
     Stored,
     prepare_vectors,
 )
-from index.record import Reader, Record, Writer
+from index.record import FileEntry, Reader, Record, Writer
 from index.search import Clock, Ranking, check_deadline, search_codes, search_exact
 from index.segment import Segment, encode_rows
 from index.view import Tail, View
@@ -78,17 +79,33 @@ class Collection:
         self.record = Record(folder / "record.db")
         self.on_change: Callable[[], None] = lambda: None
         self.last_write = time.monotonic()
+        self.closed = False
+        self.upkeep = threading.Lock()  # held by the one who merges or compacts
+        try:
+            files = self._open()
+            self._appender = VectorAppender(folder / "vectors", self.config, files, options.file_bytes)
+        except BaseException:
+            self.record.close()
+            raise
+        self._committer = Committer(self.record, self._appender, self._prepare)
+
+    def _open(self) -> list[FileEntry]:
+        """Build the view of the last commit; return the vector files."""
+        folder, options = self.folder, self.options
         with self.record.snapshot() as reader:
             self.config = reader.config()
             files = reader.files()
             (folder / "codes").mkdir(exist_ok=True)
             self._view = open_view(
-                folder, reader, self.config, factory, tail_rows=options.tail_rows, first_fit=options.first_fit,
+                folder,
+                reader,
+                self.config,
+                self.factory,
+                tail_rows=options.tail_rows,
+                first_fit=options.first_fit,
                 fit=self._fit_alone,
             )
-        appender = VectorAppender(folder / "vectors", self.config, files, options.file_bytes)
-        self._appender = appender
-        self._committer = Committer(self.record, appender, self._prepare)
+        return files
 
     @classmethod
     def create(cls, folder: Path, config: CollectionConfig) -> None:
@@ -203,7 +220,8 @@ class Collection:
         if len(alive):
             vectors = tail.vectors[alive]
             if not binarizers:
-                binarizers[1] = self.fit(vectors, 1, len(alive), writer)
+                fitted, binarizer = self.fit(vectors, len(alive), writer)
+                binarizers[fitted] = binarizer
             version = max(binarizers)
             span = (tail.first_row, tail.end_row)
             pieces = [(alive + tail.first_row, vectors)]
@@ -212,20 +230,19 @@ class Collection:
         empty = Tail.empty(tail.end_row, self.config.dimension)
         return replace(view, maps=tuple(maps), segments=segments, tail=empty, binarizers=binarizers)
 
-    def fit(self, vectors: Float32s, version: int, fitted_on: int, writer: Writer) -> Binarizer:
-        """Fit a binarizer and keep it in the open transaction."""
+    def fit(self, vectors: Float32s, fitted_on: int, writer: Writer) -> tuple[int, Binarizer]:
+        """Fit a binarizer and keep it in the open transaction; return its version too."""
         binarizer = self.factory.fit(np.ascontiguousarray(vectors), SEED)
-        writer.add_binarizer(version, fitted_on, binarizer.to_bytes())
-        return binarizer
+        return writer.add_binarizer(fitted_on, binarizer.to_bytes()), binarizer
 
     def _fit_alone(self, view: View) -> tuple[int, Binarizer]:
         """Fit a binarizer to a view whose binarizers are lost."""
         with self.record.transaction() as writer:
-            version = 1 + max((version for version, *_ in writer.binarizers()), default=0)
-            writer.drop_binarizers([])
             rows = writer.rows()
             sample = rows[:: max(1, len(rows) // self.options.fit_rows)]
-            return version, self.fit(view.read(sample), version, len(rows), writer)
+            version, binarizer = self.fit(view.read(sample), len(rows), writer)
+            writer.drop_binarizers([version])
+            return version, binarizer
 
     # Reading
 
@@ -248,7 +265,9 @@ class Collection:
         with self.record.snapshot() as reader:
             return reader.stored(ids)
 
-    def points(self, ids: Sequence[PointId], *, with_vector: bool = False, with_text: bool = False) -> list[Point]:
+    def points(
+        self, ids: Sequence[PointId], *, with_vector: bool = False, with_text: bool = False
+    ) -> list[Point]:
         """Return those points that exist, in the order of `ids`."""
         with self.snapshot() as (view, reader):
             found = reader.stored(ids)
@@ -257,10 +276,16 @@ class Collection:
             return _points(view, reader, rows, with_vector=with_vector, with_text=with_text)
 
     def scroll(
-        self, *, after: PointId | None = None, limit: int, filter: Filter | None = None, with_vector: bool = False,
-        with_text: bool = False, deadline: float | None = None,
+        self,
+        *,
+        after: PointId | None = None,
+        limit: int,
+        filter: Filter | None = None,
+        with_vector: bool = False,
+        with_text: bool = False,
+        deadline: float | None = None,
     ) -> tuple[list[Point], PointId | None]:
-        """Return up to `limit` points in the order of ids from `after` (inclusive) on, and the id that follows."""
+        """Return up to `limit` points in the order of ids, from `after` (inclusive) on, and the next id."""
         chosen: list[tuple[int, PointId, bytes]] = []
         following = None
         with self.snapshot() as (view, reader):
@@ -282,8 +307,16 @@ class Collection:
             return reader.count() if filter is None else len(matching(reader, filter, deadline))
 
     def search(
-        self, queries: Float32s, k: int, *, filter: Filter | None = None, params: SearchParams | None = None,
-        with_payload: bool = True, with_text: bool = False, with_vector: bool = False, deadline: float | None = None,
+        self,
+        queries: Float32s,
+        k: int,
+        *,
+        filter: Filter | None = None,
+        params: SearchParams | None = None,
+        with_payload: bool = True,
+        with_text: bool = False,
+        with_vector: bool = False,
+        deadline: float | None = None,
     ) -> list[SearchResult]:
         """Find the k best points for each query.
 
@@ -319,7 +352,13 @@ class Collection:
             return results
 
     def _rank(
-        self, view: View, query: Float32s, k: int, allowed: Rows | None, params: SearchParams, deadline: float | None
+        self,
+        view: View,
+        query: Float32s,
+        k: int,
+        allowed: Rows | None,
+        params: SearchParams,
+        deadline: float | None,
     ) -> Ranking:
         distance = self.config.distance
         exact = view.points <= self.options.exact_below if params.exact is None else params.exact
@@ -331,10 +370,12 @@ class Collection:
 
     @property
     def view(self) -> View:
+        """The picture of the last commit."""
         return self._view
 
     @property
     def committer(self) -> Committer:
+        """What writes go through; its lock guards the view."""
         return self._committer
 
     def show(self, view: View) -> None:
@@ -359,8 +400,9 @@ class Collection:
         )
 
     def close(self) -> None:
-        """Close the files. Whoever still reads keeps what it has."""
-        with self._committer.lock:
+        """Wait for the upkeep and commit under way, close the files. Whoever still reads keeps what it has."""
+        with self.upkeep, self._committer.lock:
+            self.closed = True
             self._appender.close()
             self.record.close()
 
@@ -389,7 +431,12 @@ def _vectors_of(view: View, rows: Sequence[int]) -> dict[int, Float32s]:
 
 
 def _points(
-    view: View, reader: Reader, chosen: Sequence[tuple[int, PointId, bytes]], *, with_vector: bool, with_text: bool
+    view: View,
+    reader: Reader,
+    chosen: Sequence[tuple[int, PointId, bytes]],
+    *,
+    with_vector: bool,
+    with_text: bool,
 ) -> list[Point]:
     rows = [row for row, _, _ in chosen]
     vectors = _vectors_of(view, rows) if with_vector else {}

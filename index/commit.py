@@ -1,11 +1,12 @@
-"""Turns operations into commits: vectors synced, one transaction, one new view. Concurrent writers share a commit.
+"""Turns operations into commits: vectors synced, one transaction, one new view. Concurrent writers share one.
 
-Whoever holds the writer lock commits for everyone who waits ("leader and followers"), so that n writers pay for
-about two syncs instead of 2 n, and no thread is needed.
+Whoever holds the writer lock commits for everyone who waits ("leader and followers"), so that n writers pay
+for about two syncs instead of 2 n, and no thread is needed.
 """
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ class Change:
 
     @property
     def dead(self) -> Rows:
+        """Rows that stop counting, ascending."""
         return np.array(sorted(self._dead), dtype=np.int64)
 
 
@@ -75,7 +77,7 @@ class Committer:
 
     Parameters
     ----------
-    publish : builds the next view from a change before the COMMIT, and returns what makes it visible after it.
+    publish : builds the next view from a change before the COMMIT; returns what makes it visible after it.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Committer:
         self._publish = publish
         self._waiting: list[_Pending[Any]] = []
         self._waiting_lock = threading.Lock()
-        self.lock = threading.Lock()  # held while committing, and by maintenance while it swaps parts of the view
+        self.lock = (
+            threading.Lock()
+        )  # held while committing, and by maintenance while it swaps parts of the view
         self.read_only: str | None = None
 
     def run(self, apply: Callable[[Change], T]) -> T:
@@ -134,8 +138,8 @@ class Committer:
                 self._sync()
                 show = self._publish(change)
         except BaseException as error:
-            if isinstance(error, sqlite3.OperationalError) and _is_io_error(error):
-                self._give_up(error)
+            if _is_io_error(error):
+                raise self._give_up(error) from error
             self._roll_back()
             raise
         show()
@@ -147,13 +151,15 @@ class Committer:
             self._appender.sync()
         except OSError as error:
             if error.errno in FULL:
-                raise DiskFull("no space left to sync vectors", hint="make room; writing resumes by itself") from error
-            self._give_up(error)
-            raise ReadOnlyCollection(str(self.read_only), hint="check the disk, then restart the service") from error
+                raise DiskFull(
+                    "no space left to sync vectors", hint="make room; writing resumes by itself"
+                ) from error
+            raise self._give_up(error) from error
 
-    def _give_up(self, error: Exception) -> None:
-        # After a failed sync the kernel may have dropped the pages: what is on disk is unknown until a restart.
-        self.read_only = f"writing stopped after a failed sync ({error})"
+    def _give_up(self, error: BaseException) -> ReadOnlyCollection:
+        # After a failed sync the kernel may have dropped the pages: what the disk holds is unknown.
+        self.read_only = f"writing stopped because the disk failed ({error})"
+        return ReadOnlyCollection(self.read_only, hint="check the disk, then restart the service")
 
     def _roll_back(self) -> None:
         if self.read_only:
@@ -162,5 +168,7 @@ class Committer:
             self._appender.resume(reader.files())
 
 
-def _is_io_error(error: sqlite3.OperationalError) -> bool:
+def _is_io_error(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.EIO
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_IOERR

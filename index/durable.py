@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from index.errors import DiskFull
@@ -51,17 +53,31 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
     With `durable` false nothing is synced: for derived files that carry a checksum.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
+    with replacing(path, durable=durable) as (fd, temporary):
         write_at(fd, data, 0, temporary)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[tuple[int, Path]]:
+    """Yield a descriptor and name of a temporary file that takes the name `path` when the block ends well.
+
+    Raises DiskFull when there is no room for it; then nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            yield fd, temporary
+            if durable:
+                sync_file(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
         if durable:
-            sync_file(fd)
+            sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise full_or_same(error, path) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(fd)
-    os.replace(temporary, path)
-    if durable:
-        sync_directory(path.parent)

@@ -1,4 +1,4 @@
-"""Everything that `index` raises on purpose. Knows nothing of HTTP: one family maps to one status in the service."""
+"""Everything that `index` raises on purpose. Knows nothing of HTTP: the service maps a family to a status."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from index.matching import (
     Nested,
     NoneOf,
     Phrase,
-    Test,
     ValuesCount,
+    ValueTest,
     Words,
     words_of,
 )
@@ -178,7 +178,7 @@ def _field(node: dict[str, Any], at: str) -> Condition:
     return IsEmpty(path, value) if name == "is_empty" else IsNull(path, value)
 
 
-def _match(raw: object, at: str) -> Test:
+def _match(raw: object, at: str) -> ValueTest:
     node = _object(raw, at)
     names = frozenset({"value", "any", "except", "text", "text_any", "phrase"})
     _only(node, names, at)
@@ -212,7 +212,7 @@ def _variants(raw: object, at: str) -> tuple[type, frozenset[Any]]:
     return kind, frozenset(raw)
 
 
-def _range(raw: object, at: str) -> Test:
+def _range(raw: object, at: str) -> ValueTest:
     strings = [isinstance(value, str) for value in _object(raw, at).values() if value is not None]
     if any(strings):
         return InTime(_bounds(raw, at, _instant))

@@ -99,13 +99,11 @@ def merge(collection: Collection, old: Sequence[Segment]) -> None:
 
 
 def _alive_rows(segments: Iterable[Segment]) -> Rows:
-    parts = [segment.rows_at(np.flatnonzero(segment.alive_flags())) for segment in segments]
+    parts = [segment.alive_rows() for segment in segments]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def _filtered(
-    pieces: Iterable[tuple[Rows, Float32s]], alive: Rows
-) -> Iterator[tuple[Rows, Float32s]]:
+def _filtered(pieces: Iterable[tuple[Rows, Float32s]], alive: Rows) -> Iterator[tuple[Rows, Float32s]]:
     for rows, vectors in pieces:
         keep = _contained(rows, alive)
         yield (rows, vectors) if keep.all() else (rows[keep], vectors[keep])
@@ -116,7 +114,7 @@ def _contained(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
     if not len(ascending):
         return np.zeros(len(rows), dtype=np.bool_)
     at = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
-    return ascending[at] == rows
+    return np.asarray(ascending[at] == rows)
 
 
 def _binarizer_for(collection: Collection, view: View, alive: Rows) -> tuple[int, View]:
@@ -132,8 +130,7 @@ def _binarizer_for(collection: Collection, view: View, alive: Rows) -> tuple[int
         now = collection.view
         used = {segment.binarizer for segment in now.segments}
         with collection.record.transaction() as writer:
-            version += 1
-            binarizer = collection.fit(vectors, version, len(alive), writer)
+            version, binarizer = collection.fit(vectors, len(alive), writer)
             writer.drop_binarizers({*used, version})
         kept = {number: known for number, known in now.binarizers.items() if number in used}
         now = replace(now, seq=now.seq + 1, binarizers={**kept, version: binarizer})
@@ -163,14 +160,18 @@ def save_all(collection: Collection) -> None:
 
 
 def compaction_candidates(collection: Collection, dead_share: float) -> list[VectorMap]:
-    """Return neighbouring full vector files to rewrite as one without their dead rows, none if all is well."""
+    """Return neighbouring full vector files to rewrite as one without dead rows, none if all is well."""
     view = collection.view
+    maps = view.maps[:-1]  # the newest file is still appended to
+    rows = view.alive_rows()
+    capacity = max((len(mapped) for mapped in maps), default=0)
     chosen: list[VectorMap] = []
     kept_rows = 0
-    for mapped in view.maps[:-1]:  # the newest file is still appended to
-        alive = len(view.alive_rows(mapped.first_row, mapped.end_row))
-        worth = alive < len(mapped) * (1 - dead_share) or (dead_share == 0 and alive < len(mapped))
-        fits = kept_rows + alive <= max(len(m) for m in view.maps)
+    for mapped in maps:
+        low, high = np.searchsorted(rows, [mapped.first_row, mapped.end_row])
+        alive = int(high - low)
+        worth = alive < len(mapped) and len(mapped) - alive >= len(mapped) * dead_share
+        fits = kept_rows + alive <= capacity
         if chosen and not (worth and fits):
             break
         if worth:
@@ -184,7 +185,8 @@ def compact(collection: Collection, old: Sequence[VectorMap]) -> None:
     folder = collection.folder / "vectors"
     view = collection.view
     first, end = old[0].first_row, old[-1].end_row
-    rows = view.alive_rows(first, end)
+    rows = view.alive_rows()
+    rows = rows[(rows >= first) & (rows < end)]
     with collection.record.snapshot() as reader:
         entries = [e for e in reader.files() if e.name in {mapped.path.name for mapped in old}]
     new: FileEntry | None = None
@@ -193,12 +195,16 @@ def compact(collection: Collection, old: Sequence[VectorMap]) -> None:
         new = FileEntry(file_name(first, f"-{view.seq}"), first, entries[-1].end_row, len(rows))
         pieces = [rows[i : i + CHUNK_ROWS] for i in range(0, len(rows), CHUNK_ROWS)]
         layout = Layout(
-            dimension=collection.config.dimension, value_bytes=old[0].layout.value_bytes, first_row=first,
+            dimension=collection.config.dimension,
+            value_bytes=old[0].layout.value_bytes,
+            first_row=first,
             table=len(rows),
         )
         stored = (_as_stored(view.read(piece), old[0]) for piece in pieces)
         crcs = write_with_holes(folder / new.name, layout, rows, stored)
-        checksums = [(i * CHUNK_ROWS, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))]
+        checksums = [
+            (i * CHUNK_ROWS, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))
+        ]
     _swap_files(collection, entries, new, checksums, rows)
 
 
@@ -207,8 +213,11 @@ def _as_stored(vectors: Float32s, like: VectorMap) -> NDArray[np.floating]:
 
 
 def _swap_files(
-    collection: Collection, old: Sequence[FileEntry], new: FileEntry | None,
-    checksums: Sequence[tuple[int, int, int]], rows: Rows,
+    collection: Collection,
+    old: Sequence[FileEntry],
+    new: FileEntry | None,
+    checksums: Sequence[tuple[int, int, int]],
+    rows: Rows,
 ) -> None:
     folder = collection.folder / "vectors"
     names = {entry.name for entry in old}
@@ -230,27 +239,33 @@ def _swap_files(
 
 def step(collection: Collection, *, idle: bool) -> bool:
     """Do the next piece of upkeep; return whether there was one."""
-    segments = merge_candidates(collection, idle=idle)
-    if segments:
-        merge(collection, segments)
-        return True
-    files = compaction_candidates(collection, collection.options.dead_share)
-    if files:
-        compact(collection, files)
-        return True
-    return False
+    with collection.upkeep:
+        if collection.closed:
+            return False
+        segments = merge_candidates(collection, idle=idle)
+        if segments:
+            merge(collection, segments)
+            return True
+        files = compaction_candidates(collection, collection.options.dead_share)
+        if files:
+            compact(collection, files)
+            return True
+        return False
 
 
 def optimize(collection: Collection) -> None:
     """Do all upkeep at once: codes for every row, one segment, no dead rows but in the newest file."""
     collection.seal()
-    segments = collection.view.segments
-    if len(segments) > 1 or any(segment.count < len(segment) for segment in segments):
-        merge(collection, segments)
-    files = compaction_candidates(collection, 0.0)
-    while files:
-        compact(collection, files)
+    with collection.upkeep:
+        if collection.closed:
+            return
+        segments = collection.view.segments
+        if len(segments) > 1 or any(segment.count < len(segment) for segment in segments):
+            merge(collection, segments)
         files = compaction_candidates(collection, 0.0)
+        while files:
+            compact(collection, files)
+            files = compaction_candidates(collection, 0.0)
 
 
 class Maintainer:

@@ -36,7 +36,7 @@ class Condition(Protocol):
         ...
 
 
-class Test(Protocol):
+class ValueTest(Protocol):
     """A test of one value of a field."""
 
     def accepts(self, value: object) -> bool:
@@ -153,7 +153,7 @@ class Field(_PayloadCondition):
     """A value that the path selects, or an element of a list there, passes the test."""
 
     path: Path
-    test: Test
+    test: ValueTest
 
     def matches(self, point_id: PointId, payload: dict[str, Any]) -> bool:  # noqa: ARG002 - one of many conditions
         """Whether one of the values passes; a missing field never does."""

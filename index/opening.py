@@ -1,4 +1,4 @@
-"""From what lies on disk to a view: map the vectors, load the codes, make again what is missing or damaged."""
+"""From what lies on disk to a view: map the vectors, load the codes, make again what is missing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def remove_strays(folder: Path, known: set[str]) -> None:
             path.unlink()
 
 
-def load_binarizers(reader: Reader, factory: BinarizerFactory, config: CollectionConfig) -> dict[int, Binarizer]:
+def load_binarizers(
+    reader: Reader, factory: BinarizerFactory, config: CollectionConfig
+) -> dict[int, Binarizer]:
     """Load every sound binarizer; damaged ones are left out with a warning (their codes are made again)."""
     found: dict[int, Binarizer] = {}
     for version, _, checksum, data in reader.binarizers():
@@ -61,6 +63,7 @@ def load_binarizers(reader: Reader, factory: BinarizerFactory, config: Collectio
 def load_codes(folder: Path, binarizers: dict[int, Binarizer], end_row: int) -> list[SegmentData]:
     """Load sound codes files that do not overlap, larger ones first; the rest is removed with a warning."""
     sound: list[tuple[Path, SegmentData]] = []
+    remove_strays(folder, {path.name for path in folder.glob("*.codes")})
     for path in sorted(folder.glob("*.codes")):
         try:
             data = load(path)
@@ -96,8 +99,14 @@ def gaps(covered: list[SegmentData], end_row: int) -> list[tuple[int, int]]:
 
 
 def open_view(
-    folder: Path, reader: Reader, config: CollectionConfig, factory: BinarizerFactory, *, tail_rows: int,
-    first_fit: int, fit: Callable[[View], tuple[int, Binarizer]],
+    folder: Path,
+    reader: Reader,
+    config: CollectionConfig,
+    factory: BinarizerFactory,
+    *,
+    tail_rows: int,
+    first_fit: int,
+    fit: Callable[[View], tuple[int, Binarizer]],
 ) -> View:
     """Build the view of the last commit.
 
@@ -114,7 +123,7 @@ def open_view(
     dead = reader.tombstones()
     binarizers = load_binarizers(reader, factory, config)
     covered = load_codes(folder / "codes", binarizers, end_row)
-    missing = gaps(covered, end_row)
+    missing = gaps(covered, end_row) if reader.count() else []
     start = missing[-1][0] if missing and missing[-1][1] == end_row else end_row
     if end_row - start < (tail_rows if binarizers else first_fit):
         missing = missing[:-1] if start < end_row else missing

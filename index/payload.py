@@ -68,7 +68,8 @@ class PayloadEdit:
     Parameters
     ----------
     kind : `set` merges `payload` into the object at `path`, or at the top; null removes its key.
-        `overwrite` puts `payload` in place of everything. `delete` removes `keys`. `clear` leaves an empty object.
+        `overwrite` puts `payload` in place of everything. `delete` removes `keys`. `clear` leaves an empty
+        object.
     payload : for `set` and `overwrite`: what `parse_payload` accepts.
     keys : for `delete`: paths.
     path : for `set`: where to merge; what is missing on the way is made.
@@ -108,16 +109,15 @@ class PayloadEdit:
             _path(key, f"keys[{i}]")
 
     def apply(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Return what `payload` becomes; the argument stays as it is, and parts may be shared between the two."""
+        """Return what `payload` becomes; the argument stays as it is, but the two may share parts."""
         if self.kind == "clear":
             return {}
         patch = self.payload or {}
         if self.kind == "overwrite":
             return dict(patch)
         if self.kind == "set":
-            return (
-                merge(payload, patch) if self.path is None else parse_path(self.path).merged(payload, patch)
-            )
+            path = self.path
+            return merge(payload, patch) if path is None else parse_path(path).merged(payload, patch)
         for key in self.keys:
             payload = parse_path(key).removed(payload)
         return dict(payload)

@@ -50,19 +50,20 @@ class CollectionConfig:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Check the values. Raises InvalidInput."""
         if not 1 <= self.dimension <= MAX_DIMENSION:
-            raise InvalidInput(
-                f"dimension {self.dimension} is outside 1..{MAX_DIMENSION}", param="dimension"
-            )
+            raise InvalidInput(f"dimension {self.dimension} is outside 1..{MAX_DIMENSION}", param="dimension")
         if self.distance not in ("Cosine", "Dot", "Euclid"):
             raise InvalidInput(
                 f"distance {self.distance!r} is unknown", param="distance", hint="use Cosine, Dot or Euclid"
             )
         if self.dtype not in NUMPY_TYPES:
-            raise InvalidInput(f"dtype {self.dtype!r} is unknown", param="dtype", hint="use float32 or float16")
+            raise InvalidInput(
+                f"dtype {self.dtype!r} is unknown", param="dtype", hint="use float32 or float16"
+            )
         if self.dtype == "float16" and self.distance != "Cosine":
             raise InvalidInput(
-                f"float16 vectors are for Cosine only, not {self.distance}: other norms overflow or lose digits",
+                f"float16 is for Cosine only, not {self.distance}: other norms overflow or lose digits",
                 param="dtype",
                 hint="use float32",
             )
@@ -88,6 +89,7 @@ class Batch:
     hashes: list[bytes]
 
     def __len__(self) -> int:
+        """Return n."""
         return len(self.ids)
 
 

@@ -11,14 +11,14 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index.errors import CorruptCollection, DiskFull
+from index.errors import CorruptCollection, DiskFull, UnknownCollection
 from index.ids import PointId, from_key, to_key
 from index.points import CollectionConfig, Rows, Stored
 
@@ -35,8 +35,8 @@ CREATE TABLE texts(row INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE tombstones(row INTEGER PRIMARY KEY);
 CREATE TABLE files(name TEXT PRIMARY KEY, first_row INTEGER NOT NULL, end_row INTEGER NOT NULL,
                    rows INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE batches(file TEXT NOT NULL, position INTEGER NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL,
-                     PRIMARY KEY(file, position)) WITHOUT ROWID;
+CREATE TABLE batches(file TEXT NOT NULL, position INTEGER NOT NULL, rows INTEGER NOT NULL,
+                     crc INTEGER NOT NULL, PRIMARY KEY(file, position)) WITHOUT ROWID;
 CREATE TABLE binarizers(version INTEGER PRIMARY KEY, fitted_on INTEGER NOT NULL, crc INTEGER NOT NULL,
                         data BLOB NOT NULL);
 """
@@ -55,12 +55,16 @@ class FileEntry:
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database in WAL mode with a full sync at every commit."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
-def translate(error: sqlite3.Error, path: Path) -> Exception:
+def translate(error: Exception, path: Path) -> Exception:
     """Turn SQLite's errors into ours; unknown ones are returned as they are."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
@@ -106,7 +110,9 @@ class Reader:
         columns = "row, id, payload" if payload else "row, id, NULL"
         found = {}
         for marks, part in chunked(rows):
-            for row, key, data in self._db.execute(f"SELECT {columns} FROM points WHERE row IN ({marks})", part):
+            for row, key, data in self._db.execute(
+                f"SELECT {columns} FROM points WHERE row IN ({marks})", part
+            ):
                 found[row] = (from_key(key), data)
         return found
 
@@ -151,7 +157,9 @@ class Reader:
 
     def binarizers(self) -> list[tuple[int, int, int, bytes]]:
         """Return `(version, fitted_on, crc, data)` of every binarizer, oldest first."""
-        return self._db.execute("SELECT version, fitted_on, crc, data FROM binarizers ORDER BY version").fetchall()
+        return self._db.execute(
+            "SELECT version, fitted_on, crc, data FROM binarizers ORDER BY version"
+        ).fetchall()
 
     def config(self) -> CollectionConfig:
         """Return the collection's configuration."""
@@ -168,17 +176,25 @@ class Writer(Reader):
     """Changes inside the one write transaction."""
 
     def replace_points(
-        self, first_row: int, ids: Sequence[PointId], hashes: Sequence[bytes], payloads: Sequence[bytes],
+        self,
+        first_row: int,
+        ids: Sequence[PointId],
+        hashes: Sequence[bytes],
+        payloads: Sequence[bytes],
         texts: Sequence[str | None],
     ) -> list[int]:
         """Give distinct ids the rows `first_row`, `first_row + 1`, ...; return the rows that they leave."""
         keys = [to_key(point_id) for point_id in ids]
         dead: list[int] = []
         for marks, part in chunked(keys):
-            dead.extend(row for (row,) in self._db.execute(f"SELECT row FROM points WHERE id IN ({marks})", part))
+            dead.extend(
+                row for (row,) in self._db.execute(f"SELECT row FROM points WHERE id IN ({marks})", part)
+            )
         self.kill(dead)
         rows = range(first_row, first_row + len(keys))
-        self._db.executemany("INSERT INTO points VALUES (?,?,?,?)", zip(rows, keys, hashes, payloads, strict=True))
+        self._db.executemany(
+            "INSERT INTO points VALUES (?,?,?,?)", zip(rows, keys, hashes, payloads, strict=True)
+        )
         with_text = [(row, text) for row, text in zip(rows, texts, strict=True) if text is not None]
         self._db.executemany("INSERT INTO texts VALUES (?,?)", with_text)
         self._add("points", len(keys))
@@ -196,7 +212,9 @@ class Writer(Reader):
 
     def set_payloads(self, payloads: Iterable[tuple[int, bytes]]) -> None:
         """Replace the payloads of rows."""
-        self._db.executemany("UPDATE points SET payload=? WHERE row=?", ((data, row) for row, data in payloads))
+        self._db.executemany(
+            "UPDATE points SET payload=? WHERE row=?", ((data, row) for row, data in payloads)
+        )
 
     def add_batch(self, file: str, position: int, rows: int, crc: int) -> None:
         """Note rows appended to a file, with their checksum."""
@@ -210,7 +228,10 @@ class Writer(Reader):
         )
 
     def swap_files(
-        self, old: Sequence[FileEntry], new: FileEntry | None, checksums: Sequence[tuple[int, int, int]],
+        self,
+        old: Sequence[FileEntry],
+        new: FileEntry | None,
+        checksums: Sequence[tuple[int, int, int]],
         dropped: Sequence[int],
     ) -> None:
         """Put a compacted file in the place of others; `dropped` tombstones are no longer needed."""
@@ -224,9 +245,14 @@ class Writer(Reader):
         for marks, part in chunked(dropped):
             self._db.execute(f"DELETE FROM tombstones WHERE row IN ({marks})", part)
 
-    def add_binarizer(self, version: int, fitted_on: int, data: bytes) -> None:
-        """Keep a binarizer."""
-        self._db.execute("INSERT INTO binarizers VALUES (?,?,?,?)", (version, fitted_on, zlib.crc32(data), data))
+    def add_binarizer(self, fitted_on: int, data: bytes) -> int:
+        """Keep a binarizer; return its version, higher than that of any other there is."""
+        newest = self._db.execute("SELECT max(version) FROM binarizers").fetchone()[0]
+        version = 1 + (newest or 0)
+        self._db.execute(
+            "INSERT INTO binarizers VALUES (?,?,?,?)", (version, fitted_on, zlib.crc32(data), data)
+        )
+        return version
 
     def drop_binarizers(self, keep: Iterable[int]) -> None:
         """Forget binarizers that no segment uses."""
@@ -249,14 +275,19 @@ class Record:
         """Open an existing record. Raises CorruptCollection if it is damaged or of a later format."""
         self.path = path
         self._idle: list[sqlite3.Connection] = []
+        self._closed = False
         self._lock = threading.Lock()
         if not path.is_file():
-            raise CorruptCollection(f"{path}: missing")
+            raise CorruptCollection(f"{path}: missing", hint="restore it from a backup")
         try:
             self._writer = connect(path)
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
+        try:
             self._writer.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
             self._check_format()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, CorruptCollection) as error:
+            self._writer.close()
             raise translate(error, path) from error
 
     def _check_format(self) -> None:
@@ -272,18 +303,21 @@ class Record:
     @classmethod
     def create(cls, path: Path, config: CollectionConfig) -> Record:
         """Make a new record; its folder's name is the caller's to sync."""
-        db = connect(path)
-        db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-        db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version={FORMAT}")
-        db.executemany("INSERT INTO meta VALUES (?,?)", [("seq", 0), ("points", 0)])
-        Writer(db).set_config(config)
-        db.close()
+        try:
+            with closing(connect(path)) as db:
+                db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version={FORMAT}")
+                db.executemany("INSERT INTO meta VALUES (?,?)", [("seq", 0), ("points", 0)])
+                Writer(db).set_config(config)
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
         return cls(path)
 
     @contextmanager
     def transaction(self) -> Iterator[Writer]:
         """Commit what is done inside, durably, as the next `seq`; an exception undoes all of it."""
+        self._refuse_closed()
         db = self._writer
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -300,10 +334,7 @@ class Record:
     @contextmanager
     def snapshot(self) -> Iterator[Reader]:
         """Read everything as of one commit."""
-        with self._lock:
-            db = self._idle.pop() if self._idle else None
-        if db is None:
-            db = connect(self.path)
+        db = self._borrow()
         try:
             db.execute("BEGIN")
             yield Reader(db)
@@ -312,8 +343,29 @@ class Record:
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            with self._lock:
+            self._give_back(db)
+
+    def _borrow(self) -> sqlite3.Connection:
+        with self._lock:
+            self._refuse_closed()
+            if self._idle:
+                return self._idle.pop()
+            try:
+                return connect(self.path)
+            except sqlite3.Error as error:
+                raise translate(error, self.path) from error
+
+    def _give_back(self, db: sqlite3.Connection) -> None:
+        with self._lock:
+            if self._closed:
+                db.close()
+            else:
                 self._idle.append(db)
+
+    def _refuse_closed(self) -> None:
+        # Another collection may have the path by now: whoever comes late must not read or write that one.
+        if self._closed:
+            raise UnknownCollection(f"collection {self.path.parent.name!r} was closed or dropped meanwhile")
 
     def bytes_on_disk(self) -> int:
         """Return the size of the database and its log."""
@@ -323,6 +375,7 @@ class Record:
     def close(self) -> None:
         """Close every connection; the last one folds the log into the database."""
         with self._lock:
+            self._closed = True
             for db in [*self._idle, self._writer]:
                 db.close()
             self._idle.clear()

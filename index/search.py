@@ -1,7 +1,7 @@
 """The funnel: scan codes, refine with correction factors, rerank with full-precision vectors.
 
-Works on a view and rows; knows neither ids nor payloads nor SQLite. Scores: higher is better; under Euclid the
-negative distance.
+Works on a view and rows; knows neither ids nor payloads nor SQLite. Scores: higher is better; under Euclid
+the negative distance.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def score(query: Float32s, vectors: Float32s, distance: Distance) -> Float32s:
     """Return the full-precision scores `(n,)` of `(n, d)` vectors for a `(d,)` query."""
     if distance == "Euclid":
         difference = vectors - query
-        return -np.sqrt(np.einsum("ij,ij->i", difference, difference))
-    return vectors @ query
+        return np.asarray(-np.sqrt(np.einsum("ij,ij->i", difference, difference)))
+    return np.asarray(vectors @ query)
 
 
 def best(rows: Rows, scores: Float32s, k: int) -> tuple[Rows, Float32s]:
     """Return the k best, best first; of equal scores the lower row comes first."""
     if len(rows) > k:
-        # Everything that ties with the k-th score stays in, so that the tie rule decides and not the partition.
+        # What ties with the k-th score stays in, so that the tie rule decides and not the partition.
         worst = np.partition(scores, len(scores) - k)[len(scores) - k]
         keep = scores >= worst
         rows, scores = rows[keep], scores[keep]
@@ -90,19 +90,50 @@ def search_exact(
     """Score every (allowed) full-precision vector. Ties: the lower row first."""
     stages = Stages(mode="exact")
     clock = Clock(stages, deadline)
-    row_bytes = 4 * len(query)
     kept: list[tuple[Rows, Float32s]] = []
     with clock.stage("exact"):
-        for rows, vectors in _exact_pieces(view, allowed):
+        for rows, scores in _exact_scores(view, query, distance, allowed):
             clock.check()
             stages.scanned += len(rows)
-            kept.append(best(rows, score(query, vectors, distance), k))
+            kept.append(best(rows, scores, k))
             if len(kept) > 64:
                 kept = [best(*_joined(kept), k)]
         rows, scores = best(*_joined(kept), k)
     stages.reranked = stages.scanned
-    stages.bytes_read = stages.scanned * row_bytes
+    stages.bytes_read = stages.scanned * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)
+
+
+def _exact_scores(
+    view: View, query: Float32s, distance: Distance, allowed: Rows | None
+) -> Iterator[tuple[Rows, Float32s]]:
+    """Yield rows and scores, in bounded pieces, of everything that counts and is allowed."""
+    if allowed is not None:
+        for start in range(0, len(allowed), CHUNK_ROWS):
+            rows = allowed[start : start + CHUNK_ROWS]
+            yield rows, score(query, view.read(rows), distance)
+        return
+    for segment in view.segments:
+        # Scoring a few dead rows too is cheaper than copying the living ones together.
+        counts = segment.alive_by_row()
+        for rows, vectors in view.pieces(segment.first_row, segment.end_row):
+            scores = score(query, vectors, distance)
+            if counts is not None:
+                keep = counts[rows - segment.first_row]
+                rows, scores = rows[keep], scores[keep]
+            yield rows, scores
+    yield _tail_scores(view, query, distance, None)
+
+
+def _tail_scores(
+    view: View, query: Float32s, distance: Distance, allowed: Rows | None
+) -> tuple[Rows, Float32s]:
+    tail = view.tail
+    if allowed is not None:
+        rows = allowed[np.searchsorted(allowed, tail.first_row) :]
+        return rows, score(query, tail.buffer[rows - tail.first_row], distance)
+    scores = score(query, tail.vectors, distance)
+    return tail.alive_rows(), scores if tail.alive.all() else scores[tail.alive]
 
 
 def _joined(parts: list[tuple[Rows, Float32s]]) -> tuple[Rows, Float32s]:
@@ -111,30 +142,15 @@ def _joined(parts: list[tuple[Rows, Float32s]]) -> tuple[Rows, Float32s]:
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
 
 
-def _exact_pieces(view: View, allowed: Rows | None) -> Iterator[tuple[Rows, Float32s]]:
-    """Yield `(rows, vectors)` of everything that counts and is allowed."""
-    if allowed is not None:
-        for start in range(0, len(allowed), CHUNK_ROWS):
-            rows = allowed[start : start + CHUNK_ROWS]
-            yield rows, view.read(rows)
-        return
-    for segment in view.segments:
-        if segment.alive is None and segment.offsets is None:
-            yield from view.pieces(segment.first_row, segment.end_row)
-            continue
-        rows = segment.rows_at(np.flatnonzero(segment.alive_flags()))
-        for start in range(0, len(rows), CHUNK_ROWS):
-            part = rows[start : start + CHUNK_ROWS]
-            yield part, view.read(part)
-    tail = view.tail
-    if tail.count:
-        alive = np.flatnonzero(tail.alive)
-        yield alive + tail.first_row, tail.vectors[alive]
-
-
 def search_codes(
-    view: View, query: Float32s, k: int, distance: Distance, allowed: Rows | None, candidates: int | None,
-    rerank: int | None, deadline: float | None,
+    view: View,
+    query: Float32s,
+    k: int,
+    distance: Distance,
+    allowed: Rows | None,
+    candidates: int | None,
+    rerank: int | None,
+    deadline: float | None,
 ) -> Ranking:
     """Find candidates among the codes and rank the best of them with full-precision vectors.
 
@@ -175,27 +191,14 @@ def search_codes(
         chosen, _ = best(*_joined(estimated), k2)
         chosen = np.sort(chosen)
     with clock.stage("rerank"):
-        tail_rows = _tail_rows(view, allowed)
-        rows = np.concatenate([chosen, tail_rows])
-        vectors = view.read(rows)
-        found, scores = best(rows, score(query, vectors, distance), k)
-    stages.scanned += len(tail_rows)
-    stages.reranked = len(rows)
-    stages.bytes_read = sum(_bytes_read(view, chosen))
+        reranked = (chosen, score(query, view.read(chosen), distance))
+    with clock.stage("tail"):
+        tail = _tail_scores(view, query, distance, allowed)
+        found, scores = best(*_joined([reranked, tail]), k)
+    stages.scanned += len(tail[0])
+    stages.reranked = len(chosen)
+    stages.bytes_read = len(chosen) * view.row_bytes
     return Ranking(rows=found, scores=scores, stages=stages)
-
-
-def _bytes_read(view: View, rows: Rows) -> Iterator[int]:
-    for mapped in view.maps:
-        inside = np.count_nonzero((rows >= mapped.first_row) & (rows < mapped.end_row))
-        yield int(inside) * mapped.layout.row_bytes
-
-
-def _tail_rows(view: View, allowed: Rows | None) -> Rows:
-    tail = view.tail
-    if allowed is None:
-        return np.flatnonzero(tail.alive) + tail.first_row
-    return allowed[np.searchsorted(allowed, tail.first_row) :]
 
 
 def _allowed_positions(segment: Segment, allowed: Rows | None) -> tuple[NDArray[np.uint8] | None, int]:

@@ -1,8 +1,8 @@
-"""An immutable range of rows with codes: what is scanned. Derived from the vectors, saved only to start faster.
+"""An immutable range of rows with codes: what is scanned. Derived from vectors, saved only to start faster.
 
-File layout (`codes/*.codes`), little-endian: b"BFCODES1", u32 CRC-32 of all that follows, u32 length of a JSON
-header, the header, then codes (n x m/8 bytes), factors (n float32), with Euclid `beta` (n float32), and where the
-range has holes `offsets` (n uint32, row minus first row).
+File layout (`codes/*.codes`), little-endian: b"BFCODES1", u32 CRC-32 of the header and all that follows, u32
+length of a JSON header, the header, then codes (n x m/8 bytes), factors (n float32), with Euclid `beta` (n
+float32), and where the range has holes `offsets` (n uint32, row minus first row).
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class SegmentData:
 
 
 def encode_rows(
-    pieces: Iterable[tuple[Rows, Float32s]], span: tuple[int, int], version: int, binarizer: Binarizer,
+    pieces: Iterable[tuple[Rows, Float32s]],
+    span: tuple[int, int],
+    version: int,
+    binarizer: Binarizer,
     distance: Distance,
 ) -> SegmentData:
     """Encode `(row numbers, vectors)` pieces that cover a span of rows, in order."""
@@ -76,7 +79,9 @@ def encode_rows(
         first_row=span[0],
         end_row=span[1],
         binarizer=version,
-        codes=np.concatenate(codes) if codes else np.empty((0, binarizer.code_dimension // 8), dtype=np.uint8),
+        codes=np.concatenate(codes)
+        if codes
+        else np.empty((0, binarizer.code_dimension // 8), dtype=np.uint8),
         factors=np.concatenate(factors).astype(np.float32) if factors else np.empty(0, dtype=np.float32),
         beta=np.concatenate(beta).astype(np.float32) if beta else None,
         offsets=None if dense else (all_rows - span[0]).astype(np.uint32),
@@ -86,9 +91,9 @@ def encode_rows(
 def norm_bands(data: SegmentData, distance: Distance) -> Sequence[Positions]:
     """Cut positions into bands of like norm, the likeliest winners first: 1024, 2048, 4096, ... positions.
 
-    The scan ranks by direction alone. Under Dot the longest vectors win whatever their direction, under Euclid
-    the shortest are a little nearer to everything, so each band keeps its own candidates. Under Cosine, or when
-    norms hardly differ, one band holds all.
+    The scan ranks by direction alone. Under Dot the longest vectors win whatever their direction, under
+    Euclid the shortest are a little nearer to everything, so each band keeps its own candidates. Under
+    Cosine, or when norms hardly differ, one band holds all.
     """
     everything = np.arange(len(data.codes), dtype=np.int64)
     if distance == "Cosine" or len(everything) == 0:
@@ -131,30 +136,34 @@ class Segment:
         )
 
     def __len__(self) -> int:
+        """Return the number of positions, alive or not."""
         return len(self.factors)
 
     @property
     def bytes_per_point(self) -> float:
         """Bytes in memory a position: code, FAISS id, factor, and where they exist beta and offset."""
-        return self.index.code_bytes + 8 + 4 + 4 * (self.beta is not None) + 4 * (self.offsets is not None)
+        optional = (self.beta is not None) + (self.offsets is not None)
+        return float(self.index.code_bytes + 8 + 4 + 4 * optional)
 
     def rows_at(self, positions: Positions) -> Rows:
         """Return the row numbers of positions."""
         if self.offsets is None:
             return positions + self.first_row
-        return self.offsets[positions].astype(np.int64) + self.first_row
+        offsets = self.offsets[positions]
+        return np.add(offsets, self.first_row, dtype=np.int64)
+
+    def positions_of(self, rows: Rows) -> Positions:
+        """Return the positions of those rows that the segment holds."""
+        inside = rows[(rows >= self.first_row) & (rows < self.end_row)] - self.first_row
+        if self.offsets is None or not len(inside):
+            return inside
+        positions = np.minimum(np.searchsorted(self.offsets, inside), len(self) - 1)
+        return positions[self.offsets[positions] == inside]
 
     def flags_of(self, rows: Rows) -> NDArray[np.bool_]:
         """Return which positions hold one of these rows (rows elsewhere are passed over)."""
         flags = np.zeros(len(self), dtype=np.bool_)
-        inside = rows[(rows >= self.first_row) & (rows < self.end_row)] - self.first_row
-        if self.offsets is None:
-            flags[inside] = True
-            return flags
-        positions = np.searchsorted(self.offsets, inside)
-        positions = np.minimum(positions, len(self) - 1)
-        found = self.offsets[positions] == inside if len(self) else np.zeros(len(inside), dtype=np.bool_)
-        flags[positions[found]] = True
+        flags[self.positions_of(rows)] = True
         return flags
 
     def alive_flags(self) -> NDArray[np.bool_]:
@@ -163,13 +172,26 @@ class Segment:
             return np.ones(len(self), dtype=np.bool_)
         return unpack_bits(self.alive, len(self))
 
+    def alive_rows(self) -> Rows:
+        """Return the rows that count, ascending."""
+        return self.rows_at(np.flatnonzero(self.alive_flags()))
+
+    def alive_by_row(self) -> NDArray[np.bool_] | None:
+        """Return a flag for each row of the range, whether it counts; None when all do."""
+        if self.alive is None and self.offsets is None:
+            return None
+        flags = np.zeros(self.end_row - self.first_row, dtype=np.bool_)
+        flags[self.alive_rows() - self.first_row] = True
+        return flags
+
     def without(self, rows: Rows) -> Segment:
         """Return the same segment with these rows deleted too."""
-        dead = self.flags_of(rows)
-        if not dead.any():
+        dead = self.positions_of(rows)
+        if not len(dead):
             return self
-        flags = self.alive_flags() & ~dead
-        return replace(self, alive=pack_bits(flags), count=int(flags.sum()))
+        flags = self.alive_flags()
+        flags[dead] = False
+        return replace(self, alive=pack_bits(flags), count=int(np.count_nonzero(flags)))
 
 
 def save(path: Path, data: SegmentData) -> None:

@@ -1,8 +1,8 @@
 """A data directory: owns its lock, its collections and their upkeep.
 
-    DATA_DIR/LOCK                      held by the one process that owns the directory
-    DATA_DIR/collections/<name>/       one collection (`index/collection.py`)
-    DATA_DIR/collections/.<something>  being made or dropped; removed at the next start
+DATA_DIR/LOCK                      held by the one process that owns the directory
+DATA_DIR/collections/<name>/       one collection (`index/collection.py`)
+DATA_DIR/collections/.<something>  being made or dropped; removed at the next start
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ log = logging.getLogger(__name__)
 
 FORBIDDEN = set('/\\<>:"|?*')
 MAX_NAME_BYTES = 200
+UNFINISHED = (".making-", ".dropped-")
 
 
 def check_name(name: str) -> str:
     """Return a name that can be a directory. Raises InvalidName for paths and other surprises."""
-    bad = sorted({c for c in name if c in FORBIDDEN or ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000})
+    bad = sorted(
+        {c for c in name if c in FORBIDDEN or ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000}
+    )
     problem = None
     if bad:
         problem = f"holds {', '.join(map(repr, bad))}"
@@ -40,7 +43,9 @@ def check_name(name: str) -> str:
         problem = f"is longer than {MAX_NAME_BYTES} bytes"
     if problem:
         raise InvalidName(
-            f"collection name {name[:80]!r} {problem}", param="collection", hint="use letters, digits, - and _"
+            f"collection name {name[:80]!r} {problem}",
+            param="collection",
+            hint="use letters, digits, - and _",
         )
     return name
 
@@ -48,7 +53,9 @@ def check_name(name: str) -> str:
 class Store:
     """All collections of one data directory."""
 
-    def __init__(self, directory: Path, factory: BinarizerFactory, options: StoreOptions | None = None) -> None:
+    def __init__(
+        self, directory: Path, factory: BinarizerFactory, options: StoreOptions | None = None
+    ) -> None:
         """Take the directory's lock and open every collection.
 
         A collection whose truth is damaged is refused (see `damaged`); the others open.
@@ -64,9 +71,9 @@ class Store:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _take_lock(directory / "LOCK")
         for path in sorted(self._folder.iterdir()):
-            if path.name.startswith("."):
+            if path.name.startswith(UNFINISHED):
                 shutil.rmtree(path)
-            elif path.is_dir():
+            elif path.is_dir() and not path.name.startswith("."):
                 self._try_open(path)
         self._maintainer = None
         if self._options.background:
@@ -78,6 +85,9 @@ class Store:
         except CorruptCollection as error:
             log.error("collection %s is refused: %s", path.name, error)
             self.damaged[path.name] = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not stop the others
+            log.exception("collection %s cannot be opened", path.name)
+            self.damaged[path.name] = f"{path}: cannot be opened ({error})"
 
     def _add(self, path: Path) -> Collection:
         collection = Collection(path, self._factory, self._options)
@@ -106,7 +116,9 @@ class Store:
         if name in self.damaged:
             raise CorruptCollection(self.damaged[name], hint="restore it from a backup, or drop it")
         raise UnknownCollection(
-            f"collection {name[:80]!r} does not exist", param="collection", hint="create it with PUT /collections/{name}"
+            f"collection {name[:80]!r} does not exist",
+            param="collection",
+            hint="create it with PUT /collections/{name}",
         )
 
     def create(self, name: str, config: CollectionConfig) -> Collection:
@@ -122,6 +134,9 @@ class Store:
             except OSError as error:
                 shutil.rmtree(being_made, ignore_errors=True)
                 raise durable.full_or_same(error, being_made) from error
+            except Exception:
+                shutil.rmtree(being_made, ignore_errors=True)
+                raise
             being_made.rename(path)
             durable.sync_directory(self._folder)
             return self._add(path)
@@ -132,11 +147,14 @@ class Store:
             collection = self._open.pop(name, None)
             if collection is None and self.damaged.pop(name, None) is None:
                 return False
+        if collection is not None:
+            # Closed before its path is free: nothing late may reach a new collection of the same name.
+            collection.close()
+        with self._lock:
             dropped = self._folder / f".dropped-{name}"
+            shutil.rmtree(dropped, ignore_errors=True)
             (self._folder / name).rename(dropped)
             durable.sync_directory(self._folder)
-        if collection is not None:
-            collection.close()
         shutil.rmtree(dropped, ignore_errors=True)
         return True
 
@@ -149,7 +167,9 @@ class Store:
                 try:
                     save_all(collection)
                 except Exception:  # noqa: BLE001 - derived files only
-                    log.exception("the codes of %s were not saved; the next start makes them again", collection.name)
+                    log.exception(
+                        "the codes of %s were not saved; the next start makes them again", collection.name
+                    )
                 collection.close()
             self._open.clear()
         os.close(self._lock_fd)

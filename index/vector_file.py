@@ -50,10 +50,12 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes a vector."""
         return self.dimension * self.value_bytes
 
     @property
     def data_offset(self) -> int:
+        """Where the vectors begin."""
         return HEADER_BYTES + 8 * self.table
 
     def header(self) -> bytes:
@@ -101,7 +103,7 @@ class VectorWriter:
 
     def append(self, stored: NDArray[Any]) -> int:
         """Write `(n, d)` values of the file's type behind the last row; return their CRC-32."""
-        data = memoryview(np.ascontiguousarray(stored)).cast("B")
+        data = memoryview(np.ascontiguousarray(stored).data).cast("B")
         durable.write_at(self._fd, data, HEADER_BYTES + self.rows * self.layout.row_bytes, self.path)
         self.rows += len(stored)
         return zlib.crc32(data)
@@ -142,10 +144,12 @@ class VectorMap:
         self.end_row = int(self._table[-1]) + 1 if layout.table else layout.first_row + rows
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self.vectors)
 
     @property
     def has_holes(self) -> bool:
+        """Whether row numbers are listed instead of counted."""
         return self.layout.table > 0
 
     def row_numbers(self) -> Rows:
@@ -168,24 +172,14 @@ class VectorMap:
 
 def write_with_holes(path: Path, layout: Layout, rows: Rows, pieces: Iterator[NDArray[Any]]) -> list[int]:
     """Write a whole file of chosen rows and make it durable under its name; return a CRC-32 a piece."""
-    temporary = path.with_name(f".{path.name}.tmp")
     checksums = []
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
+    with durable.replacing(path) as (fd, temporary):
         durable.write_at(fd, layout.header(), 0, temporary)
-        durable.write_at(fd, memoryview(rows.astype("<i8")).cast("B"), HEADER_BYTES, temporary)
+        durable.write_at(fd, memoryview(rows.astype("<i8").data).cast("B"), HEADER_BYTES, temporary)
         offset = layout.data_offset
         for piece in pieces:
-            data = memoryview(np.ascontiguousarray(piece)).cast("B")
+            data = memoryview(np.ascontiguousarray(piece).data).cast("B")
             durable.write_at(fd, data, offset, temporary)
             offset += len(data)
             checksums.append(zlib.crc32(data))
-        durable.sync_file(fd)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
-    os.replace(temporary, path)
-    durable.sync_directory(path.parent)
     return checksums

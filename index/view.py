@@ -34,11 +34,17 @@ class Tail:
 
     @property
     def end_row(self) -> int:
+        """The row behind the last one."""
         return self.first_row + self.count
 
     @property
     def vectors(self) -> Float32s:
+        """All rows of the tail, `(count, d)` float32, alive or not."""
         return self.buffer[: self.count]
+
+    def alive_rows(self) -> Rows:
+        """Return the rows that count, ascending."""
+        return np.flatnonzero(self.alive) + self.first_row
 
     def extended(self, vectors: Float32s) -> Tail:
         """Return the tail with `(n, d)` more rows; the buffer grows by doubling."""
@@ -80,7 +86,13 @@ class View:
 
     @property
     def points(self) -> int:
+        """How many rows count."""
         return sum(segment.count for segment in self.segments) + int(self.tail.alive.sum())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector on disk."""
+        return self.maps[0].layout.row_bytes if self.maps else 0
 
     def read(self, rows: Rows) -> Float32s:
         """Return `(n, d)` float32 vectors of ascending rows, from the maps and the tail."""
@@ -106,9 +118,6 @@ class View:
                 stop = min(start + CHUNK_ROWS, int(high))
                 yield numbers[start:stop], mapped.vectors[start:stop].astype(np.float32, copy=False)
 
-    def alive_rows(self, first_row: int, end_row: int) -> Rows:
-        """Return the rows in a range that count, ascending."""
-        parts = [s.rows_at(np.flatnonzero(s.alive_flags())) for s in self.segments]
-        parts.append(np.flatnonzero(self.tail.alive) + self.tail.first_row)
-        rows = np.concatenate(parts)
-        return rows[(rows >= first_row) & (rows < end_row)]
+    def alive_rows(self) -> Rows:
+        """Return the rows of all points, ascending."""
+        return np.concatenate([*(segment.alive_rows() for segment in self.segments), self.tail.alive_rows()])

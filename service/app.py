@@ -1,0 +1,143 @@
+"""Builds the application: parts, routes, error handlers, start and end. Nothing here or below is global."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from index.errors import IndexingError
+from index.options import StoreOptions
+from models import ModelError
+from service import openapi, routes_collections, routes_native, routes_points
+from service.context import Services
+from service.encoders import Encoders, open_encoders
+from service.engine import Engine
+from service.errors import EngineError
+from service.limits import Gate, Pool, Slots
+from service.metrics import Metrics
+from service.parser_pool import ParserPool
+from service.responses import ApiError, on_disconnect, on_error, on_http_error
+from service.settings import Settings
+from service.version import TITLE, bitfold_version
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS: Final = 30
+WRITE_THREADS: Final = 8  # writes that wait together share one commit
+_DESCRIPTION: Final = (
+    "Vector search with compressed embeddings: text or vectors in, a few bits per dimension in memory. "
+    "Compatible with a subset of the Qdrant REST API."
+)
+
+
+def create_app(
+    settings: Settings, *, encoders: Encoders | None = None, options: StoreOptions | None = None
+) -> FastAPI:
+    """Return the application; collections are opened and threads started when it starts.
+
+    Parameters
+    ----------
+    encoders : None offers what the settings name.
+    options : how collections work; None takes the defaults with the settings' `exact_below`.
+    """
+    metrics = Metrics()
+    app = FastAPI(
+        title=TITLE.capitalize(),
+        version=bitfold_version(),
+        description=_DESCRIPTION,
+        lifespan=_lifespan(settings, metrics, encoders, options),
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(routes_native.health)
+    app.include_router(routes_native.router)
+    app.include_router(routes_collections.router)
+    app.include_router(routes_points.router)
+    for family in (ApiError, IndexingError, ModelError, EngineError, Exception):
+        app.add_exception_handler(family, on_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    app.add_middleware(Gate, api_key=key, metrics=metrics)
+    app.openapi = _document(app, guarded=key is not None)  # type: ignore[method-assign]
+    return app
+
+
+def _document(app: FastAPI, *, guarded: bool) -> Callable[[], dict[str, Any]]:
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.build(app, guarded=guarded)
+        return app.openapi_schema
+
+    return document
+
+
+def _lifespan(
+    settings: Settings, metrics: Metrics, encoders: Encoders | None, options: StoreOptions | None
+) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Services]]:
+        async with AsyncExitStack() as stack:
+            engine = await asyncio.to_thread(_open_engine, settings, encoders, options)
+            # Closed last: the pools below finish what runs in them first.
+            stack.push_async_callback(asyncio.to_thread, engine.close)
+            parsers = ParserPool(workers=settings.parser_processes, nice=settings.parser_nice)
+            stack.push_async_callback(asyncio.to_thread, parsers.close)
+
+            def pool(name: str, threads: int) -> Pool:
+                made = Pool(name, threads=threads, queue=settings.max_queued, prepare=engine.prepare_thread)
+                stack.push_async_callback(asyncio.to_thread, made.close)
+                return made
+
+            metrics.watch(engine.sizes)
+            engine.start()
+            services = Services(
+                settings=settings,
+                engine=engine,
+                metrics=metrics,
+                searches=pool("search", settings.search_threads),
+                writes=pool("write", WRITE_THREADS),
+                bulk=pool("bulk", settings.max_concurrent_bulk),
+                parsing=pool("parsing", settings.parser_processes),
+                loads=Slots("bulk", settings.max_concurrent_bulk),
+                parsers=parsers,
+            )
+            log.info("ready; the routes are listed at http://%s:%d/docs", settings.host, settings.port)
+            yield {"services": services}
+            log.info("closing")
+
+    return lifespan
+
+
+def _open_engine(settings: Settings, encoders: Encoders | None, options: StoreOptions | None) -> Engine:
+    if encoders is None:
+        encoders = open_encoders(
+            default=settings.encoder, model_dir=settings.model_dir, threads=settings.torch_threads
+        )
+    return Engine(
+        data_dir=settings.data_dir,
+        encoders=encoders,
+        options=options or StoreOptions(exact_below=settings.exact_below),
+        faiss_threads=settings.faiss_threads,
+    )
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves the application; SIGTERM lets requests under way finish, for at most 30 s."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )

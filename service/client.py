@@ -1,0 +1,213 @@
+"""A thin HTTP client of a running server, for the command line and for evaluation.
+
+Every failure, of the network or of the server, is a `ClientError` with a hint. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+import orjson
+
+from service.settings import ClientSettings
+
+_CONNECT_SECONDS: Final = 5.0
+_CHUNK_BYTES: Final = 1 << 16
+
+
+class ClientError(Exception):
+    """A request failed.
+
+    Parameters
+    ----------
+    message : what went wrong.
+    status : the HTTP status, None when no answer came.
+    type : the server's word for the error; `unreachable`, `timeout` or `no_answer` when none came.
+    hint : what to do about it.
+    retry_after : seconds after which the server wants to be asked again, if it said so.
+    result : what was done before the error, as far as the server says.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        type: str = "no_answer",
+        hint: str | None = None,
+        retry_after: float | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.hint = hint
+        self.retry_after = retry_after
+        self.result = result
+
+
+class Client:
+    """One connection pool to one server; close it, or use it in `with`."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.url = settings.url.rstrip("/")
+        headers = {"api-key": settings.api_key.get_secret_value()} if settings.api_key else {}
+        timeout = httpx.Timeout(settings.client_timeout_s, connect=_CONNECT_SECONDS)
+        # trust_env=False: only settings read the environment, and a proxy for the internet is not meant here.
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def collections(self) -> list[str]:
+        """Return the names of all collections."""
+        result = self._result("GET", "/collections")
+        return [str(item["name"]) for item in result["collections"]]
+
+    def exists(self, collection: str) -> bool:
+        """Say whether there is a collection of that name."""
+        return bool(self._result("GET", f"{_path(collection)}/exists")["exists"])
+
+    def info(self, collection: str) -> dict[str, Any]:
+        """Return what the server says about a collection."""
+        return dict(self._result("GET", _path(collection)))
+
+    def create_texts(self, collection: str, encoder: str) -> None:
+        """Create a collection whose texts the server encodes."""
+        self._result("PUT", _path(collection), {"encoder": encoder})
+
+    def create_vectors(self, collection: str, size: int, distance: str) -> None:
+        """Create a collection of vectors."""
+        self._result("PUT", _path(collection), {"vectors": {"size": size, "distance": distance}})
+
+    def drop(self, collection: str) -> bool:
+        """Delete a collection; return whether there was one."""
+        return bool(self._result("DELETE", _path(collection)))
+
+    def bulk(self, collection: str, lines: Iterable[bytes]) -> dict[str, Any]:
+        """Send NDJSON lines (without newlines) as one stream and return the server's counts."""
+        return dict(
+            self._result(
+                "POST",
+                f"{_path(collection)}/points/bulk",
+                content=_chunks(lines),
+                headers={"content-type": "application/x-ndjson"},
+            )
+        )
+
+    def search(
+        self,
+        collection: str,
+        query: str | list[float],
+        *,
+        limit: int = 10,
+        filter: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        with_payload: bool = True,
+        with_text: bool = True,
+    ) -> dict[str, Any]:
+        """Search by text or vector; return `{points, stages}`."""
+        body: dict[str, Any] = {
+            "query": query,
+            "limit": limit,
+            "with_payload": with_payload,
+            "with_text": with_text,
+        }
+        if filter is not None:
+            body["filter"] = filter
+        if params is not None:
+            body["params"] = params
+        return dict(self._result("POST", f"{_path(collection)}/search", body))
+
+    def _result(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        content: Iterator[bytes] | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401  (JSON of any shape)
+        """Send a request and return `result`; raises ClientError."""
+        headers = dict(headers or {})
+        if body is not None:
+            content = orjson.dumps(body)
+            headers["content-type"] = "application/json"
+        try:
+            response = self._http.request(method, path, content=content, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ClientError(
+                f"no server answers at {self.url}: {error}",
+                type="unreachable",
+                hint="start it in another terminal with `bitfold serve` (or `make serve`), or give --url",
+            ) from error
+        except httpx.TimeoutException as error:
+            raise ClientError(
+                f"{self.url} did not answer in time",
+                type="timeout",
+                hint="look at the server's log, or raise BITFOLD_CLIENT_TIMEOUT_S",
+            ) from error
+        except httpx.HTTPError as error:
+            raise ClientError(
+                f"the connection to {self.url} broke: {error}",
+                hint="look at the server's log, then try again",
+            ) from error
+        return self._unwrap(response)
+
+    def _unwrap(self, response: httpx.Response) -> Any:  # noqa: ANN401  (JSON of any shape)
+        try:
+            envelope = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            envelope = None
+        if not isinstance(envelope, dict) or "status" not in envelope:
+            raise ClientError(
+                f"{self.url} answered {response.status_code} with something else than Bitfold does",
+                status=response.status_code,
+                type="other_server",
+                hint="does another program listen there? give the server's address with --url",
+            )
+        if response.is_success:
+            return envelope.get("result")
+        status = envelope["status"]
+        message = status.get("error") if isinstance(status, dict) else None
+        after = response.headers.get("retry-after", "")
+        raise ClientError(
+            str(message or f"the server answered {response.status_code}"),
+            status=response.status_code,
+            type=str(envelope.get("type") or "error"),
+            hint="give the key in BITFOLD_API_KEY" if response.status_code == 401 else envelope.get("hint"),
+            retry_after=float(after) if after.isdigit() else None,
+            result=envelope.get("result"),
+        )
+
+
+def _path(collection: str) -> str:
+    return f"/collections/{quote(collection, safe='')}"
+
+
+def _chunks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Join lines into pieces of some size: one system call for each, not one for each line."""
+    buffer = bytearray()
+    for line in lines:
+        buffer += line
+        buffer += b"\n"
+        if len(buffer) >= _CHUNK_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)

@@ -1,0 +1,159 @@
+"""What every route has at hand: the parts of the service, readers for bodies and query strings, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import orjson
+from starlette.requests import Request
+
+from index.ids import PointId, parse_ids
+from index.payload import parse_payload
+from service import schemas
+from service.engine import Engine
+from service.limits import Pool, Slots, deadline, read_body
+from service.metrics import Metrics
+from service.parser_pool import ParserPool
+from service.responses import ApiError
+from service.settings import Settings
+
+R = TypeVar("R", bound=schemas.Request)
+
+READ: Final = ("consistency", "timeout")
+WRITE: Final = ("wait", "ordering", "timeout")
+ADMIN: Final = ("timeout",)
+
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "wait": ("true", "false"),
+    "ordering": ("weak", "medium", "strong"),
+}
+_CONSISTENCY: Final = ("majority", "quorum", "all")
+MAX_TIMEOUT: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one running application.
+
+    Parameters
+    ----------
+    searches : threads for reads. writes : threads for small writes, so that they cannot starve reads.
+    bulk : threads for the blocks of bulk loads. parsing : threads that wait for parsers.
+    loads : how many bulk requests may run.
+    """
+
+    settings: Settings
+    engine: Engine
+    metrics: Metrics
+    searches: Pool
+    writes: Pool
+    bulk: Pool
+    parsing: Pool
+    loads: Slots
+    parsers: ParserPool
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request's query string, and the warnings that its answer will carry."""
+
+    warnings: list[str]
+    timeout: int | None
+
+
+def services(request: Request) -> Services:
+    """Return the parts of the application that the request came to."""
+    found: Services = request.state.services
+    return found
+
+
+def query_string(request: Request, allowed: tuple[str, ...], *, uses_timeout: bool = False) -> Asked:
+    """Check the query string; raises ApiError (400) for unknown keys and values.
+
+    `timeout` (seconds) shortens the deadline of reads; elsewhere it is named in the warnings, as others are.
+    """
+    asked = Asked([], None)
+    for key, value in request.query_params.multi_items():
+        if key not in allowed:
+            known = ", ".join(allowed) or "none"
+            raise ApiError(
+                400, "unknown_key", f"the query parameter {key} is not known here", param=key,
+                hint=f"known here: {known}",
+            )  # fmt: skip
+        _check_value(key, value)
+        if key == "timeout" and uses_timeout:
+            asked.timeout = int(value)
+        elif (key, value) != ("wait", "true"):
+            asked.warnings.append(schemas.no_effect(key, key))
+    return asked
+
+
+def _check_value(key: str, value: str) -> None:
+    number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    if key == "timeout":
+        good = number is not None and 1 <= number <= MAX_TIMEOUT
+        expected = f"whole seconds, 1 to {MAX_TIMEOUT}"
+    elif key == "consistency":
+        good = value in _CONSISTENCY or (number is not None and number >= 1)
+        expected = f"a number from 1 or {', '.join(_CONSISTENCY)}"
+    else:
+        good, expected = value in _CHOICES[key], " or ".join(_CHOICES[key])
+    if not good:
+        raise ApiError(400, "invalid_request", f"{key} has a wrong value", param=key, hint=f"send {expected}")
+
+
+async def read_json(request: Request, model: type[R], asked: Asked) -> R:
+    """Read and check a body, and note its keys without effect; raises ApiError 400, 413, 415."""
+    body = schemas.read(model, await read_body(request, services(request).settings.max_body_bytes))
+    asked.warnings += body.warnings()
+    return body
+
+
+def deadline_of(request: Request, asked: Asked) -> float:
+    """Return when a read must be done, in `time.monotonic()` seconds."""
+    return deadline(services(request).settings.search_timeout_ms, request, asked.timeout)
+
+
+def page(settings: Settings, limit: int | None, offset: int | None = None) -> tuple[int, int]:
+    """Return limit (default 10) and offset; raises ApiError (400) beyond the setting."""
+    limit, offset = 10 if limit is None else limit, offset or 0
+    if limit + offset > settings.max_limit:
+        what = "limit + offset" if offset else "limit"
+        raise ApiError(
+            400,
+            "limit_too_large",
+            f"{what} is {limit + offset}, at most {settings.max_limit} is allowed",
+            param="limit",
+            hint="use points/scroll to read many points, or raise BITFOLD_MAX_LIMIT",
+        )
+    return limit, offset
+
+
+def check_batch(settings: Settings, size: int, param: str) -> None:
+    """Raise ApiError (400) for more points or ids in one request than the setting allows."""
+    check_size(size, settings.max_batch, param, "BITFOLD_MAX_BATCH; points/bulk has no such limit")
+
+
+def check_size(size: int, most: int, param: str, setting: str) -> None:
+    """Raise ApiError (400) for more than `most` entries."""
+    if size > most:
+        raise ApiError(
+            400,
+            "batch_too_large",
+            f"{param} has {size} entries, at most {most} are allowed",
+            param=param,
+            hint=f"send several requests, or raise {setting}",
+        )
+
+
+def read_ids(settings: Settings, values: list[object], param: str) -> list[PointId]:
+    """Return canonical ids; raises InvalidId, or ApiError for too many."""
+    check_batch(settings, len(values), param)
+    return parse_ids(values, param=param)
+
+
+def dump_payload(payload: Mapping[str, object] | None, param: str) -> bytes:
+    """Return a payload as JSON bytes; raises InvalidPayload."""
+    return orjson.dumps(parse_payload(payload, param=param)) if payload else b"{}"

@@ -1,0 +1,474 @@
+"""Joins models and index: collections with their encoders, writes, searches. Plain synchronous code.
+
+Knows nothing of HTTP, of JSON bodies, or of the environment. Every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from index.code_index import set_threads
+from index.collection import Collection
+from index.errors import DeadlineExceeded, IndexingError, InvalidPayload, UnknownCollection
+from index.filters import Filter, parse_filter
+from index.ids import PointId
+from index.options import StoreOptions
+from index.payload import PayloadEdit
+from index.points import (
+    CollectionConfig,
+    Distance,
+    Hit,
+    Point,
+    SearchParams,
+    SearchResult,
+    Stages,
+    VectorType,
+)
+from index.store import Store
+from models import TrainingFreeFactory
+from models.errors import ModelError
+from service.encoders import Encoders, TextEncoder
+from service.errors import EngineError, NoEncoder, OtherSpace, UnknownPoint
+from service.ingest import Incoming, Outcome, ingest
+from service.metrics import Sizes
+
+Float32s = NDArray[np.float32]
+RawFilter = Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One nearest-neighbour question; exactly one of `vector`, `text` and `point` is set.
+
+    Parameters
+    ----------
+    vector : (d,) float32.
+    text : a text to encode with `encoder`, or with the collection's own if that is None.
+    point : the id of a stored point, which is itself left out of the answer.
+    filter : Qdrant's filter tree as parsed JSON.
+    score_threshold : on the wire's scale: the least score, under Euclid the greatest distance.
+    """
+
+    limit: int
+    vector: Float32s | None = None
+    text: str | None = None
+    encoder: str | None = None
+    point: PointId | None = None
+    offset: int = 0
+    filter: RawFilter = None
+    params: SearchParams = field(default_factory=SearchParams)
+    score_threshold: float | None = None
+    with_payload: bool = True
+    with_text: bool = False
+    with_vector: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits with scores as they go over the wire (Euclid: the distance), and what was done to find them."""
+
+    hits: list[Hit]
+    stages: Stages
+    truncated: bool
+
+
+@dataclass(slots=True)
+class Load:
+    """Points taken in since the process started: received, of these acknowledged, of these refused."""
+
+    received: int = 0
+    durable: int = 0
+    rejected: int = 0
+
+
+class Engine:
+    """The whole service without its transport."""
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path,
+        encoders: Encoders,
+        options: StoreOptions,
+        faiss_threads: int,
+    ) -> None:
+        self.encoders = encoders
+        self._faiss_threads = faiss_threads
+        self._store = Store(data_dir, TrainingFreeFactory(), options)
+        self._loads: dict[str, Load] = {}
+        self._lock = threading.Lock()  # guards _loads and the read-modify-write of attributes
+
+    def start(self) -> None:
+        """Begin to load the default encoder."""
+        self.encoders.start()
+
+    def close(self) -> None:
+        """Release the data directory."""
+        self._store.close()
+
+    def prepare_thread(self) -> None:
+        """Set the limits that FAISS keeps per calling thread."""
+        set_threads(self._faiss_threads)
+
+    # -- collections
+
+    def create(
+        self,
+        name: str,
+        *,
+        dimension: int | None,
+        distance: Distance | None,
+        dtype: VectorType | None,
+        encoder: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> None:
+        """Make a collection of vectors (`dimension`, `distance`) or, with `encoder`, of texts.
+
+        Raises CollectionExists, InvalidInput, UnknownEncoder, EncoderUnavailable, OtherSpace.
+        """
+        attributes: dict[str, Any] = {"created": time.time()}
+        if metadata is not None:
+            attributes["metadata"] = dict(metadata)
+        if encoder is not None:
+            loaded = self.encoders.get(encoder)
+            if dimension not in (None, loaded.dimension):
+                raise OtherSpace(
+                    f"size {dimension} does not fit encoder {loaded.name} of {loaded.dimension} dimensions",
+                    param="vectors.size",
+                    hint=f"leave vectors out, or set size to {loaded.dimension}",
+                )
+            dimension = loaded.dimension
+            attributes |= {"encoder": self.encoders.canonical(encoder), "space": loaded.space}
+        if dimension is None:
+            raise NoEncoder(
+                "a collection needs vectors or an encoder",
+                param="vectors",
+                hint='send {"vectors": {"size": 384, "distance": "Cosine"}} or {"encoder": "default"}',
+            )
+        self._check_attributes(attributes)
+        config = CollectionConfig(dimension, distance or "Cosine", dtype or "float32", attributes)
+        self._store.create(name, config)
+        with self._lock:
+            self._loads[name] = Load()
+
+    def drop(self, name: str) -> bool:
+        """Delete a collection and its files; return whether there was one."""
+        dropped = self._store.drop(name)
+        with self._lock:
+            self._loads.pop(name, None)
+        return dropped
+
+    def get(self, name: str) -> Collection:
+        """Return an open collection; raises UnknownCollection, CorruptCollection, InvalidName."""
+        return self._store.get(name)
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Collection]:
+        """Work on a collection; if it is dropped meanwhile, whatever breaks is an UnknownCollection.
+
+        Raises UnknownCollection, CorruptCollection.
+        """
+        collection = self.get(name)
+        try:
+            yield collection
+        except (IndexingError, ModelError, EngineError):
+            raise
+        except Exception as error:
+            if self._is_open(name, collection):
+                raise
+            raise UnknownCollection(
+                f"collection {name!r} was dropped meanwhile", param="collection", hint="create it again"
+            ) from error
+
+    def _is_open(self, name: str, collection: Collection) -> bool:
+        try:
+            return self._store.get(name) is collection
+        except IndexingError:
+            return False
+
+    def names(self) -> list[str]:
+        """Return the names of all collections, damaged ones too."""
+        return sorted({*self._store.names(), *self._store.damaged})
+
+    def damaged(self) -> dict[str, str]:
+        """Return the collections that could not be opened, and why."""
+        return dict(self._store.damaged)
+
+    def load_of(self, name: str) -> Load:
+        """Return a copy of a collection's intake counters."""
+        with self._lock:
+            load = self._loads.get(name, Load())
+            return Load(load.received, load.durable, load.rejected)
+
+    def count_load(self, name: str, *, received: int = 0, durable: int = 0, rejected: int = 0) -> None:
+        """Add to a collection's intake counters."""
+        with self._lock:
+            load = self._loads.setdefault(name, Load())
+            load.received += received
+            load.durable += durable
+            load.rejected += rejected
+
+    def sizes(self) -> list[Sizes]:
+        """Return the sizes of all open collections."""
+        found: list[Sizes] = []
+        for name in self._store.names():
+            try:
+                info = self.get(name).info()
+            except IndexingError:
+                continue  # dropped meanwhile
+            found.append(
+                Sizes(
+                    name,
+                    info.points,
+                    info.indexed,
+                    info.vector_bytes,
+                    info.record_bytes,
+                    info.code_file_bytes,
+                )
+            )
+        return found
+
+    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
+        """Merge keys into the metadata of a collection; an empty object removes all of it."""
+        with self._lock:
+            collection = self.get(name)
+            attributes = dict(collection.config.attributes)
+            attributes["metadata"] = {**(attributes.get("metadata") or {}), **metadata} if metadata else {}
+            self._check_attributes(attributes)
+            collection.set_attributes(attributes)
+
+    def set_field(self, name: str, field_name: str, schema: Mapping[str, Any] | None) -> None:
+        """Record the wish for a payload index, or (None) take it back."""
+        with self._lock:
+            collection = self.get(name)
+            attributes = dict(collection.config.attributes)
+            fields = dict(attributes.get("payload_schema") or {})
+            fields.pop(field_name, None)
+            if schema is not None:
+                fields[field_name] = dict(schema)
+            attributes["payload_schema"] = fields
+            self._check_attributes(attributes)
+            collection.set_attributes(attributes)
+
+    @staticmethod
+    def _check_attributes(attributes: Mapping[str, Any]) -> None:
+        try:
+            size = len(orjson.dumps(attributes))
+        except TypeError as error:
+            raise InvalidPayload(f"metadata cannot be stored: {error}", param="metadata") from None
+        if size > 1 << 20:
+            raise InvalidPayload(
+                f"metadata has {size} bytes, at most 1 MiB is kept",
+                param="metadata",
+                hint="store points instead",
+            )
+
+    # -- encoders
+
+    def encoder_of(self, collection: Collection, name: str | None = None) -> TextEncoder:
+        """Return the collection's encoder, or another one by name if it reads the same space.
+
+        Raises NoEncoder, OtherSpace, UnknownEncoder, EncoderUnavailable.
+        """
+        own, space = collection.config.attributes.get("encoder"), collection.config.attributes.get("space")
+        if own is None:
+            raise NoEncoder(
+                f"collection {collection.name} takes vectors, not texts",
+                hint='send vectors, or create a collection with {"encoder": "default"}',
+            )
+        encoder = self.encoders.get(name or own)
+        if encoder.space != space:
+            raise OtherSpace(
+                f"encoder {encoder.name} makes vectors of the space {encoder.space}, "
+                f"collection {collection.name} holds the space {space}",
+                hint="use an encoder of the collection's space, or load the texts into a new collection",
+            )
+        return encoder
+
+    # -- writes
+
+    def upsert(
+        self, name: str, incoming: Incoming, *, encoder: str | None = None, skip_bad: bool = False
+    ) -> Outcome:
+        """Make points durable; see `ingest`. Texts need an encoder of the collection's space."""
+        with self.using(name) as collection:
+            needed = any(text is not None for text in incoming.texts)
+            loaded = self.encoder_of(collection, encoder) if needed else None
+            return ingest(collection, incoming, loaded, skip_bad=skip_bad)
+
+    def delete(self, name: str, *, ids: list[PointId] | None, filter: RawFilter) -> int:
+        """Delete points by id, or all that match a filter; return how many there were."""
+        with self.using(name) as collection:
+            if ids is not None:
+                return collection.delete(ids)
+            return collection.delete_where(parse_filter(filter))
+
+    def edit_payload(
+        self, name: str, edit: PayloadEdit, *, ids: list[PointId] | None, filter: RawFilter
+    ) -> int:
+        """Change payloads by id or filter; return how many points were changed."""
+        with self.using(name) as collection:
+            if ids is not None:
+                return collection.edit_payload(edit, ids=ids)
+            return collection.edit_payload(edit, filter=parse_filter(filter))
+
+    # -- reads
+
+    def scroll(
+        self,
+        name: str,
+        *,
+        after: PointId | None,
+        limit: int,
+        filter: RawFilter,
+        with_vector: bool,
+        with_text: bool,
+        deadline: float | None,
+    ) -> tuple[list[Point], PointId | None]:
+        """Return a page of points in id order, and the id at which the next page starts."""
+        with self.using(name) as collection:
+            return collection.scroll(
+                after=after,
+                limit=limit,
+                filter=_parsed(filter),
+                with_vector=with_vector,
+                with_text=with_text,
+                deadline=deadline,
+            )
+
+    def points(self, name: str, ids: list[PointId], *, with_vector: bool, with_text: bool) -> list[Point]:
+        """Return the points that exist, in the order of `ids`."""
+        with self.using(name) as collection:
+            return collection.points(ids, with_vector=with_vector, with_text=with_text)
+
+    def count(self, name: str, filter: RawFilter, deadline: float | None) -> int:
+        """Count points exactly."""
+        with self.using(name) as collection:
+            return collection.count(_parsed(filter), deadline)
+
+    def search(self, name: str, queries: Sequence[Query], deadline: float | None = None) -> list[Answer]:
+        """Answer queries in order; those that ask alike are searched together.
+
+        Parameters
+        ----------
+        deadline : `time.monotonic()` seconds.
+
+        Raises
+        ------
+        IndexingError, ModelError, EngineError
+            Nothing is answered when one query is wrong.
+        """
+        if deadline is not None and time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                "the search waited longer than it may",
+                hint="try again, or raise BITFOLD_SEARCH_TIMEOUT_MS",
+            )
+        with self.using(name) as collection:
+            return self._search(collection, queries, deadline)
+
+    def _search(
+        self, collection: Collection, queries: Sequence[Query], deadline: float | None
+    ) -> list[Answer]:
+        filters = [_parsed(query.filter) for query in queries]
+        started = time.perf_counter()
+        vectors, truncated = self._query_vectors(collection, queries)
+        encoding = (time.perf_counter() - started) * 1000
+        answers: list[Answer | None] = [None] * len(queries)
+        for members in _alike(queries):
+            alike = [queries[i] for i in members]
+            results = self._search_alike(collection, alike, vectors[members], filters[members[0]], deadline)
+            for i, result in zip(members, results, strict=True):
+                result.stages.milliseconds["encode"] = round(encoding, 4)
+                hits = _wire_hits(result.hits, queries[i], collection.config.distance)
+                answers[i] = Answer(hits, result.stages, i in truncated)
+        return [answer for answer in answers if answer is not None]
+
+    @staticmethod
+    def _search_alike(
+        collection: Collection,
+        queries: Sequence[Query],
+        vectors: Float32s,
+        wanted: Filter | None,
+        deadline: float | None,
+    ) -> list[SearchResult]:
+        first = queries[0]
+        k = max(q.offset + q.limit + (q.point is not None) for q in queries)
+        return collection.search(
+            vectors,
+            k,
+            filter=wanted,
+            params=first.params,
+            with_payload=first.with_payload,
+            with_text=first.with_text,
+            with_vector=first.with_vector,
+            deadline=deadline,
+        )
+
+    def _query_vectors(self, collection: Collection, queries: Sequence[Query]) -> tuple[Float32s, set[int]]:
+        """Return (nq, d) float32 and the positions of texts that were cut at the model's window."""
+        vectors = np.empty((len(queries), collection.config.dimension), np.float32)
+        truncated: set[int] = set()
+        texts: dict[str | None, list[int]] = {}
+        for i, query in enumerate(queries):
+            if query.vector is not None:
+                vectors[i] = query.vector
+            elif query.text is not None:
+                texts.setdefault(query.encoder, []).append(i)
+            elif query.point is not None:
+                vectors[i] = _stored_vector(collection, query.point)
+        for encoder, members in texts.items():
+            encoded = self.encoder_of(collection, encoder).encode_queries(
+                [queries[i].text or "" for i in members]
+            )
+            vectors[members] = encoded.vectors
+            truncated |= {members[j] for j in np.flatnonzero(encoded.truncated)}
+        return vectors, truncated
+
+
+def _parsed(raw: RawFilter) -> Filter | None:
+    return None if raw is None else parse_filter(raw)
+
+
+def _stored_vector(collection: Collection, point: PointId) -> Float32s:
+    found = collection.points([point], with_vector=True)
+    if not found or found[0].vector is None:
+        raise UnknownPoint(
+            f"there is no point {point!r} in {collection.name}",
+            param="query",
+            hint='1 and "1" are different ids',
+        )
+    return found[0].vector
+
+
+def _alike(queries: Sequence[Query]) -> list[list[int]]:
+    """Group the positions of queries that differ only in what they look for and in how much of it."""
+    if len(queries) == 1:
+        return [[0]]
+    groups: dict[object, list[int]] = {}
+    for i, q in enumerate(queries):
+        tree = orjson.dumps(q.filter, option=orjson.OPT_SORT_KEYS)
+        groups.setdefault((tree, q.params, q.with_payload, q.with_text, q.with_vector), []).append(i)
+    return list(groups.values())
+
+
+def _wire_hits(hits: list[Hit], query: Query, distance: Distance) -> list[Hit]:
+    """Leave out the asked point, apply the threshold, cut the page, turn Euclid's scores into distances."""
+    if query.point is not None:
+        hits = [hit for hit in hits if hit.id != query.point or type(hit.id) is not type(query.point)]
+    sign = -1.0 if distance == "Euclid" else 1.0
+    if query.score_threshold is not None:
+        hits = [hit for hit in hits if hit.score >= sign * query.score_threshold]
+    page = hits[query.offset : query.offset + query.limit]
+    if sign > 0:
+        return page
+    return [Hit(h.id, -h.score, h.payload, h.text, h.vector) for h in page]

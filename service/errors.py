@@ -1,0 +1,32 @@
+"""What the engine itself raises, beside the errors of `index` and `models`. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of the engine's own errors; `param` and `hint` as in `index.errors`."""
+
+    def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.hint = hint
+
+
+class NoEncoder(EngineError):
+    """Text was sent to a collection that takes vectors."""
+
+
+class OtherSpace(EngineError):
+    """An encoder of another vector space than the collection's."""
+
+
+class EncoderUnavailable(EngineError):
+    """The encoder is still loading, or it failed to load."""
+
+
+class UnknownPoint(EngineError):
+    """A point that the request refers to does not exist."""
+
+
+class ParserFailed(EngineError):
+    """A worker process that parses bulk bodies died twice over the same block, or could not be started."""

@@ -1,0 +1,195 @@
+"""What guards the routes: API key, body sizes, room for work, deadlines. Knows nothing of what the work is."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.responses import STARTED, ApiError, failure
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OPEN_PATHS: Final = frozenset(("/healthz", "/livez", "/readyz"))
+
+
+class Pool:
+    """Threads for one kind of work and a bounded queue before them; use it from one event loop.
+
+    Parameters
+    ----------
+    name : what the threads are called and what the 429 speaks of.
+    threads : how much runs at once.
+    queue : how much may wait; more is refused at once.
+    prepare : called once in each new thread.
+    """
+
+    def __init__(self, name: str, *, threads: int, queue: int, prepare: Callable[[], None]) -> None:
+        self._name = name
+        self._room = threads + queue
+        self._busy = 0
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=prepare)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run blocking work in a thread; raises ApiError (429) when threads and queue are full."""
+        if self._busy >= self._room:
+            raise over_capacity(self._name)
+        self._busy += 1
+        future = self._executor.submit(work, *args, **kwargs)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
+        loop = asyncio.get_running_loop()
+        return await asyncio.wrap_future(future)
+
+    def _leave(self) -> None:
+        self._busy -= 1
+
+    def close(self) -> None:
+        """Wait for the work that runs; what only waits is dropped."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Slots:
+    """A count of long requests of one kind that may run at once; use it from one event loop."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._free = limit
+
+    def __enter__(self) -> None:
+        """Take a place; raises ApiError (429) when there is none."""
+        if self._free <= 0:
+            raise over_capacity(self._name)
+        self._free -= 1
+
+    def __exit__(self, *_: object) -> None:
+        """Give the place back."""
+        self._free += 1
+
+
+def over_capacity(name: str) -> ApiError:
+    """Return the 429 for a kind of work that has no room left."""
+    return ApiError(
+        429,
+        "over_capacity",
+        f"the server has no room for more {name} requests now",
+        hint="try again after the seconds in Retry-After",
+        headers={"Retry-After": "1"},
+    )
+
+
+def deadline(milliseconds: int, request: Request, timeout: int | None = None) -> float:
+    """Return the `time.monotonic()` by which a request must be done; its time began when it arrived."""
+    allowed = milliseconds / 1000
+    if timeout is not None:
+        allowed = min(allowed, float(timeout))
+    waited = time.perf_counter() - float(request.scope.get(STARTED, time.perf_counter()))
+    return time.monotonic() - waited + allowed
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read a whole body of at most `limit` bytes; raises ApiError 413 or 415."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise ApiError(
+            415,
+            "unsupported_encoding",
+            f"this route does not read {encoding} bodies",
+            hint="send plain JSON; points/bulk reads gzip",
+        )
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            chunks.append(chunk)
+        elif size > 2 * limit + (1 << 20):
+            break  # the rest is not worth reading: the connection closes
+    if size > limit:
+        raise ApiError(
+            413,
+            "body_too_large",
+            f"the body has more than {limit} bytes",
+            hint="send fewer points at once, or use points/bulk, which takes any size",
+            headers={"Connection": "close"},
+        )
+    return b"".join(chunks)
+
+
+class Gate:
+    """The outermost layer: takes the time, checks the key and the path, counts the answers."""
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, metrics: Metrics) -> None:
+        self._app = app
+        self._key = api_key.encode() if api_key else None
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        scope[STARTED] = started
+        status = 500
+
+        async def counting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is None:
+                await self._app(scope, receive, counting)
+            else:
+                await failure(refusal, time.perf_counter() - started)(scope, receive, counting)
+        finally:
+            self._metrics.observe(route_of(scope), scope["method"], status, time.perf_counter() - started)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        if (
+            self._key is not None
+            and scope["path"] not in OPEN_PATHS
+            and not self._has_key(Headers(scope=scope))
+        ):
+            return ApiError(
+                401,
+                "wrong_api_key",
+                "the API key is missing or wrong",
+                hint="send it in the header api-key, or as Authorization: Bearer",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        parts = scope.get("raw_path", b"").split(b"/")
+        if len(parts) > 2 and parts[1] == b"collections" and b"%2f" in parts[2].lower():
+            return ApiError(
+                400,
+                "invalid_name",
+                "a collection name has no slash in it",
+                param="collection",
+                hint="use letters, digits, - and _",
+            )
+        return None
+
+    def _has_key(self, headers: Headers) -> bool:
+        key = self._key or b""
+        bearer = headers.get("authorization", "")
+        offered = [headers.get("api-key", "")]
+        if bearer[:7].lower() == "bearer ":
+            offered.append(bearer[7:].strip())
+        return any(hmac.compare_digest(value.encode("latin-1", "replace"), key) for value in offered)
+
+
+def route_of(scope: Scope) -> str:
+    """Return the pattern of the route that answered: few values, whatever clients ask for."""
+    route = scope.get("route")
+    return str(getattr(route, "path", "none"))

@@ -1,0 +1,83 @@
+"""Prometheus metrics of one application, in a registry of its own. Knows the engine as a source of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_METHODS = frozenset(("GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """One collection as the metrics show it; bytes are of files on disk."""
+
+    collection: str
+    points: int
+    indexed: int
+    vector_bytes: int
+    record_bytes: int
+    code_bytes: int
+
+
+class Metrics:
+    """Counts requests and reads sizes when it is scraped.
+
+    Parameters
+    ----------
+    sizes : returns the sizes of all collections now; called in the thread that renders.
+    """
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "bitfold_requests", "Requests by route, method and status", ["route", "method", "status"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "bitfold_request_seconds", "Seconds from the first byte of a request to its answer", ["route"],
+            registry=self._registry, buckets=_BUCKETS,
+        )  # fmt: skip
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def watch(self, sizes: Callable[[], Iterable[Sizes]]) -> None:
+        """Show the sizes of collections from now on."""
+        self._registry.register(_SizeCollector(sizes))
+
+    def render(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self._registry)
+
+
+class _SizeCollector(Collector):
+    def __init__(self, sizes: Callable[[], Iterable[Sizes]]) -> None:
+        self._sizes = sizes
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Return nothing: registering must not ask for sizes."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read the sizes and yield them as gauges."""
+        points = GaugeMetricFamily("bitfold_points", "Points of a collection", labels=["collection"])
+        indexed = GaugeMetricFamily("bitfold_indexed_points", "Points that have codes", labels=["collection"])
+        disk = GaugeMetricFamily("bitfold_disk_bytes", "Bytes on disk by part", labels=["collection", "part"])
+        for size in self._sizes():
+            points.add_metric([size.collection], size.points)
+            indexed.add_metric([size.collection], size.indexed)
+            disk.add_metric([size.collection, "vectors"], size.vector_bytes)
+            disk.add_metric([size.collection, "record"], size.record_bytes)
+            disk.add_metric([size.collection, "codes"], size.code_bytes)
+        yield from (points, indexed, disk)

@@ -1,0 +1,154 @@
+"""The envelope: `{result, status, time}`, and `{status: {error}, time, type, param, hint}` for errors.
+
+The one place that maps errors to HTTP statuses. Knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+import index.errors as ix
+import models.errors as ml
+from service.errors import EncoderUnavailable, NoEncoder, OtherSpace, ParserFailed, UnknownPoint
+
+log = logging.getLogger(__name__)
+
+STARTED: Final = "bitfold.started"
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+# A family of errors stands for all of its children that are not listed themselves.
+STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
+    ix.InvalidInput: (400, "invalid_input"),
+    ix.InvalidId: (400, "invalid_id"),
+    ix.InvalidVector: (400, "invalid_vector"),
+    ix.InvalidPayload: (400, "invalid_payload"),
+    ix.InvalidFilter: (400, "invalid_filter"),
+    ix.InvalidName: (400, "invalid_name"),
+    ix.NotFound: (404, "not_found"),
+    ix.UnknownCollection: (404, "unknown_collection"),
+    ix.CollectionExists: (409, "collection_exists"),
+    ix.CorruptCollection: (503, "damaged_collection"),
+    ix.ReadOnlyCollection: (503, "read_only_collection"),
+    ix.DiskFull: (507, "disk_full"),
+    ix.DataDirLocked: (503, "data_dir_locked"),
+    ix.DeadlineExceeded: (408, "deadline_exceeded"),
+    UnknownPoint: (404, "unknown_point"),
+    NoEncoder: (400, "no_encoder"),
+    OtherSpace: (400, "other_space"),
+    ParserFailed: (503, "parser_failed"),
+    EncoderUnavailable: (503, "encoder_unavailable"),
+    ml.UnknownEncoder: (400, "unknown_encoder"),
+    ml.InvalidText: (400, "invalid_text"),
+    ml.ModelError: (503, "encoder_unavailable"),
+}
+
+
+class ApiError(Exception):
+    """An error that the HTTP layer itself finds.
+
+    Parameters
+    ----------
+    status : the HTTP status.
+    type_ : a short stable word for programs.
+    message : what is wrong and where.
+    param : the input at fault, as a path.
+    hint : what to do about it.
+    headers : extra response headers.
+    partial : what was done before the error, if anything was.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        type_: str,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        partial: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type_
+        self.param = param
+        self.hint = hint
+        self.headers = dict(headers or {})
+        self.partial = partial
+
+
+def translate(error: Exception) -> ApiError:
+    """Map an error of `index`, `models` or the engine to its status; the nearest listed ancestor counts."""
+    if isinstance(error, ApiError):
+        return error
+    for family in type(error).__mro__:
+        if family in STATUS:
+            status, type_ = STATUS[family]
+            return ApiError(
+                status,
+                type_,
+                str(error),
+                param=getattr(error, "param", None),
+                hint=getattr(error, "hint", None),
+                headers={"Retry-After": "2"} if family is EncoderUnavailable else None,
+            )
+    log.error("unexpected error", exc_info=error)
+    return ApiError(500, "internal_error", "an unexpected error; the server's log has the details")
+
+
+def elapsed(request: Request) -> float:
+    """Seconds since the request arrived."""
+    return time.perf_counter() - float(request.scope.get(STARTED, time.perf_counter()))
+
+
+def envelope(request: Request, result: object, *, warnings: list[str] | None = None) -> Response:
+    """Return 200 with the result; `warnings` appears only when there are some."""
+    body: dict[str, Any] = {"result": result, "status": "ok", "time": elapsed(request)}
+    if warnings:
+        body["warnings"] = list(dict.fromkeys(warnings))
+    return Response(orjson.dumps(body, option=_OPTIONS), media_type="application/json")
+
+
+def failure(error: ApiError, seconds: float) -> Response:
+    """Return the error envelope."""
+    body: dict[str, Any] = {
+        "status": {"error": str(error)},
+        "time": seconds,
+        "type": error.type,
+        "param": error.param,
+        "hint": error.hint,
+    }
+    if error.partial is not None:
+        body["result"] = error.partial
+    return Response(orjson.dumps(body), error.status, error.headers, "application/json")
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer any mapped error, and any other as 500 without its details."""
+    return failure(translate(error), elapsed(request))
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer what the router refuses: no such route, no such method."""
+    status, headers = 500, {}
+    if isinstance(error, HTTPException):
+        status, headers = error.status_code, dict(error.headers or {})
+    words = {404: ("no_route", "there is no such route"), 405: ("no_method", "this route has no such method")}
+    type_, message = words.get(status, ("http_error", "the request cannot be handled"))
+    where = f"{request.method} {request.url.path}"
+    wrong = ApiError(status, type_, f"{message}: {where}", hint="GET /docs lists the routes", headers=headers)
+    return failure(wrong, elapsed(request))
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """End the request of a client that went away; nobody reads this answer."""
+    log.info("the client of %s %s went away: %s", request.method, request.url.path, type(error).__name__)
+    return failure(ApiError(400, "disconnected", "the body ended too early"), elapsed(request))

@@ -1,0 +1,205 @@
+"""Collections: list, make, describe, change, drop, index. Shapes are Qdrant's, with additions of our own."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from index.collection import Collection
+from service import schemas
+from service.context import ADMIN, WRITE, query_string, read_json, services
+from service.engine import Engine
+from service.openapi import BOOLEAN, OBJECT, documented, fields, list_of, ref
+from service.responses import envelope
+
+router = APIRouter(tags=["collections"])
+
+# Qdrant clients may carry what only our own PUT knows in `metadata`, which is free in their models.
+METADATA_KEY: Final = "bitfold"
+_INDEX_NOTE: Final = (
+    "the index is recorded: filters are right without it, and it does not make them faster yet"
+)
+
+
+@router.get(
+    "/collections",
+    **documented("List collections", result=fields(collections=list_of(fields(name={"type": "string"})))),
+)
+async def list_collections(request: Request) -> Response:
+    """Answer with the names of all collections, damaged ones too."""
+    asked = query_string(request, ())
+    names = [{"name": name} for name in services(request).engine.names()]
+    return envelope(request, {"collections": names}, warnings=asked.warnings)
+
+
+@router.get(
+    "/collections/{collection}/exists",
+    **documented("Say whether a collection exists", result=fields(exists=BOOLEAN)),
+)
+async def exists(request: Request, collection: str) -> Response:
+    """Answer whether there is a collection of that name."""
+    query_string(request, ())
+    return envelope(request, {"exists": collection in services(request).engine.names()})
+
+
+@router.put(
+    "/collections/{collection}",
+    **documented(
+        "Create a collection, of texts with `encoder`, of vectors with `vectors`",
+        body=schemas.CreateCollection, query=ADMIN, result=BOOLEAN, writes=True, errors=(409,),
+    ),
+)  # fmt: skip
+async def create(request: Request, collection: str) -> Response:
+    """Make a collection; it is durable when this is answered."""
+    service = services(request)
+    asked = query_string(request, ADMIN)
+    body = await read_json(request, schemas.CreateCollection, asked)
+    encoder = body.encoder or _encoder_in(body.metadata)
+    vectors = body.vectors
+    await service.writes.run(
+        service.engine.create,
+        collection,
+        dimension=vectors.size if vectors else None,
+        distance=vectors.distance if vectors else None,
+        dtype=body.datatype or (vectors.datatype if vectors else None),
+        encoder=encoder,
+        metadata=body.metadata,
+    )
+    return envelope(request, True, warnings=asked.warnings)
+
+
+def _encoder_in(metadata: dict[str, Any] | None) -> str | None:
+    ours = (metadata or {}).get(METADATA_KEY)
+    encoder = ours.get("encoder") if isinstance(ours, dict) else None
+    return encoder if isinstance(encoder, str) else None
+
+
+@router.get("/collections/{collection}", **documented("Describe a collection", result=OBJECT))
+async def describe(request: Request, collection: str) -> Response:
+    """Answer with Qdrant's collection info and ours: encoder, space, counts of the load, bytes on disk."""
+    service = services(request)
+    query_string(request, ())
+    return envelope(request, await service.searches.run(info, service.engine, collection))
+
+
+@router.patch(
+    "/collections/{collection}",
+    **documented(
+        "Change the metadata of a collection",
+        body=schemas.UpdateCollection,
+        query=ADMIN,
+        result=BOOLEAN,
+        writes=True,
+    ),
+)
+async def update(request: Request, collection: str) -> Response:
+    """Merge keys into the metadata; whatever else Qdrant could change has no effect here."""
+    service = services(request)
+    asked = query_string(request, ADMIN)
+    body = await read_json(request, schemas.UpdateCollection, asked)
+    if body.metadata is None:
+        service.engine.get(collection)
+    else:
+        await service.writes.run(service.engine.set_metadata, collection, body.metadata)
+    return envelope(request, True, warnings=asked.warnings)
+
+
+@router.delete(
+    "/collections/{collection}", **documented("Drop a collection", query=ADMIN, result=BOOLEAN, writes=True)
+)
+async def drop(request: Request, collection: str) -> Response:
+    """Delete a collection and its files; the result is false when there was none."""
+    service = services(request)
+    asked = query_string(request, ADMIN)
+    dropped = await service.writes.run(service.engine.drop, collection)
+    return envelope(request, dropped, warnings=asked.warnings)
+
+
+@router.put(
+    "/collections/{collection}/index",
+    **documented(
+        "Record a payload index", body=schemas.CreateIndex, query=WRITE, result=ref("Update"), writes=True
+    ),
+)
+async def create_index(request: Request, collection: str) -> Response:
+    """Keep the wish for an index on a payload field."""
+    service = services(request)
+    asked = query_string(request, WRITE)
+    body = await read_json(request, schemas.CreateIndex, asked)
+    wished = body.field_schema
+    schema = {"type": wished} if isinstance(wished, str) else wished.model_dump()
+    await service.writes.run(service.engine.set_field, collection, body.field_name, schema)
+    return envelope(request, updated(0), warnings=[*asked.warnings, _INDEX_NOTE])
+
+
+@router.delete(
+    "/collections/{collection}/index/{field:path}",
+    **documented("Forget a payload index", query=WRITE, result=ref("Update"), writes=True),
+)
+async def drop_index(request: Request, collection: str, field: str) -> Response:
+    """Take back the wish for an index; a field without one is no error."""
+    service = services(request)
+    asked = query_string(request, WRITE)
+    await service.writes.run(service.engine.set_field, collection, field, None)
+    return envelope(request, updated(0), warnings=asked.warnings)
+
+
+def updated(affected: int) -> dict[str, Any]:
+    """Return the result of a write: always completed, because writes are durable when they are answered."""
+    return {"operation_id": 0, "status": "completed", "affected": affected}
+
+
+def info(engine: Engine, name: str) -> dict[str, Any]:
+    """Return the description of one collection."""
+    collection = engine.get(name)
+    state = collection.info()
+    attributes = collection.config.attributes
+    load = engine.load_of(name)
+    return {
+        "status": "red" if state.read_only else "green",
+        "optimizer_status": {"error": state.read_only} if state.read_only else "ok",
+        "points_count": state.points,
+        "indexed_vectors_count": state.indexed,
+        "segments_count": state.segments,
+        "config": _config(collection),
+        "payload_schema": {
+            field: {"data_type": schema["type"], "points": 0}
+            for field, schema in (attributes.get("payload_schema") or {}).items()
+        },
+        "encoder": attributes.get("encoder"),
+        "space": attributes.get("space"),
+        "received": load.received,
+        "durable": load.durable,
+        "rejected": load.rejected,
+        "indexed": state.indexed,
+        "vector_dtype": collection.config.dtype,
+        "codes": {"bits": 1, "bytes_per_point": state.code_bytes_per_point},
+        "disk_bytes": {
+            "vectors": state.vector_bytes,
+            "record": state.record_bytes,
+            "codes": state.code_file_bytes,
+        },
+        "read_only": state.read_only,
+    }
+
+
+def _config(collection: Collection) -> dict[str, Any]:
+    """Return the part that Qdrant's clients insist on; there is no graph and nothing to flush: zeros."""
+    config = collection.config
+    return {
+        "params": {
+            "vectors": {"size": config.dimension, "distance": config.distance, "datatype": config.dtype},
+            "shard_number": 1,
+            "replication_factor": 1,
+            "write_consistency_factor": 1,
+            "on_disk_payload": True,
+        },
+        "hnsw_config": {"m": 0, "ef_construct": 0, "full_scan_threshold": 0},
+        "optimizer_config": {"default_segment_number": 0, "flush_interval_sec": 0},
+        "wal_config": None,
+        "quantization_config": None,
+        "metadata": config.attributes.get("metadata"),
+    }

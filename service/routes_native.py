@@ -1,0 +1,190 @@
+"""Bitfold's own routes: plain search, bulk load, encoders, health, metrics, and the page of routes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from service import openapi, schemas
+from service.bulk import Report, content_encoding, load
+from service.context import Services, deadline_of, page, query_string, read_json, services
+from service.engine import Query
+from service.openapi import ERRORS, OBJECT, documented, envelope_schema, fields, list_of, ref
+from service.payloads import Shape
+from service.responses import ApiError, envelope, translate
+from service.routes_points import TRUNCATED, to_params
+from service.vectors import check_text, read_numbers
+from service.version import QDRANT_VERSION, TITLE, bitfold_version
+
+router = APIRouter()
+health = APIRouter(tags=["health"])
+
+_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Alive", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+
+@router.get(
+    "/",
+    tags=["server"],
+    summary="Title and version",
+    responses={200: {"description": "The answer", "content": {"application/json": {"schema": OBJECT}}}},
+)
+async def root() -> dict[str, str]:
+    """Answer as Qdrant does; `version` is the version of Qdrant's API that clients may assume."""
+    return {"title": TITLE, "version": QDRANT_VERSION, "bitfold_version": bitfold_version(), "docs": "/docs"}
+
+
+@router.get(
+    "/encoders",
+    tags=["server"],
+    **documented(
+        "List encoders", result=fields(encoders=list_of(OBJECT), default={"type": ["string", "null"]})
+    ),
+)
+async def encoders(request: Request) -> Response:
+    """Answer with the encoders by name, and what is known of each without loading it."""
+    query_string(request, ())
+    registry = services(request).engine.encoders
+    result = {"encoders": [asdict(status) for status in registry.statuses()], "default": registry.default}
+    return envelope(request, result)
+
+
+@router.post(
+    "/collections/{collection}/search",
+    tags=["points"],
+    **documented(
+        "Search by text or vector", body=schemas.Search, query=("timeout",),
+        result=fields(points=list_of(ref("Hit")), stages=OBJECT),
+    ),
+)  # fmt: skip
+async def search(request: Request, collection: str) -> Response:
+    """Answer with the nearest points, best first, and with what was done to find them."""
+    service = services(request)
+    asked = query_string(request, ("timeout",), uses_timeout=True)
+    body = await read_json(request, schemas.Search, asked)
+    query = _query(service, collection, body)
+    (answer,) = await service.searches.run(
+        service.engine.search, collection, [query], deadline_of(request, asked)
+    )
+    if answer.truncated:
+        asked.warnings.append(TRUNCATED)
+    payload = True if body.with_payload is None else body.with_payload
+    shape = Shape(payload, text=body.with_text, qdrant=False)
+    result = {"points": [shape.hit(hit) for hit in answer.hits], "stages": answer.stages}
+    return envelope(request, result, warnings=asked.warnings)
+
+
+def _query(service: Services, collection: str, body: schemas.Search) -> Query:
+    limit, offset = page(service.settings, body.limit, body.offset)
+    text = vector = None
+    if isinstance(body.query, str):
+        check_text(body.query, "query", service.settings.max_text_bytes)
+        text = body.query
+    elif isinstance(body.query, list):
+        dimension = service.engine.get(collection).config.dimension
+        vector = read_numbers(body.query, "query", dimension)
+    else:
+        raise ApiError(400, "invalid_request", "query is neither a text nor a vector", param="query")
+    return Query(
+        limit=limit,
+        offset=offset,
+        text=text,
+        vector=vector,
+        filter=body.filter,
+        params=to_params(body.params),
+        score_threshold=body.score_threshold,
+        with_payload=body.with_payload is not False,
+        with_text=body.with_text,
+    )
+
+
+_BULK_DOC: dict[str, Any] = {
+    "summary": "Load points from a stream of NDJSON lines",
+    "responses": {
+        200: openapi.json_content("The answer", envelope_schema(ref("Bulk"))),
+        **{
+            code: openapi.json_content(ERRORS[code], ref("Error"))
+            for code in (400, 401, 404, 413, 415, 429, 503, 507)
+        },
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+        }
+    },
+    "response_model": None,
+}
+
+
+@router.post("/collections/{collection}/points/bulk", tags=["points"], **_BULK_DOC)
+async def bulk(request: Request, collection: str) -> Response:
+    """Read lines `{id, text | vector, payload}`, plain or gzip, any number; batches are durable as they go.
+
+    A bad line is reported and costs no other. Lines that change nothing are counted and not encoded again.
+    """
+    service = services(request)
+    query_string(request, ())
+    with service.loads:
+        report = Report()
+        try:
+            await load(service, collection, request.stream(), content_encoding(request.headers), report)
+        except Exception as error:
+            wrong = translate(error)
+            wrong.partial = report.result()
+            raise wrong from error
+    return envelope(request, report.result())
+
+
+@router.get("/metrics", tags=["server"], summary="Metrics for Prometheus", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Answer with request counts and latencies, points and bytes."""
+    service = services(request)
+    text = await service.searches.run(service.metrics.render)
+    return Response(text, media_type=service.metrics.content_type)
+
+
+@health.get("/healthz", summary="Whether the server runs", responses=_TEXT, response_class=PlainTextResponse)
+async def healthz() -> str:
+    """Answer as long as the event loop turns."""
+    return "healthz check passed"
+
+
+@health.get("/livez", summary="Whether the server runs", responses=_TEXT, response_class=PlainTextResponse)
+async def livez() -> str:
+    """Answer as long as the event loop turns."""
+    return "livez check passed"
+
+
+@health.get(
+    "/readyz",
+    summary="Whether the server can answer everything it will ever answer",
+    responses={
+        200: openapi.json_content("Ready", OBJECT),
+        503: openapi.json_content("The encoder is still loading", OBJECT),
+    },
+    response_model=None,
+)
+async def readyz(request: Request) -> Response:
+    """Answer 200 when the default encoder is loaded or is known not to load; vectors work before that."""
+    engine = services(request).engine
+    ready = engine.encoders.settled()
+    failed = engine.encoders.failures()
+    result = {"ready": ready, "encoders_failed": failed, "collections_damaged": engine.damaged()}
+    warnings = [
+        f"encoder {name} failed to load, only vectors work with it: {why}" for name, why in failed.items()
+    ]
+    response = envelope(request, result, warnings=warnings)
+    response.status_code = 200 if ready else 503
+    return response
+
+
+@health.get("/docs", summary="This list of routes", response_class=HTMLResponse)
+async def docs(request: Request) -> HTMLResponse:
+    """Answer with a page that needs no network."""
+    return HTMLResponse(openapi.page(request.app.openapi(), str(request.base_url).rstrip("/")))

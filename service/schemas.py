@@ -1,0 +1,465 @@
+"""What clients may send: one strict model per request body, and the table of Qdrant keys without effect here.
+
+Unknown keys are errors. A key that Qdrant has and that changes nothing here is accepted and named in `warnings`.
+Vectors, ids and filters stay raw values in these models: `service/vectors.py` and `index` read them, faster and
+with better messages.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from service.responses import ApiError
+
+NO_EFFECT: Final[dict[str, str]] = {
+    "shard_key": "a collection is one shard",
+    "shard_number": "a collection is one shard",
+    "sharding_method": "a collection is one shard",
+    "replication_factor": "there is one copy of a collection",
+    "write_consistency_factor": "there is one copy of a collection",
+    "consistency": "there is one copy of a collection, every read sees the last acknowledged write",
+    "ordering": "there is one copy of a collection, writes are ordered",
+    "wait": "every write is durable before it is answered",
+    "hnsw_config": "there is no graph index",
+    "hnsw_ef": "there is no graph index; params.candidates and params.rerank set the effort",
+    "acorn": "there is no graph index",
+    "indexed_only": "points without codes are scored exactly and cost little",
+    "quantization_config": "every collection has compressed codes",
+    "quantization": "params.candidates and params.rerank set the effort",
+    "optimizers_config": "segments are managed without settings",
+    "wal_config": "SQLite keeps the log",
+    "on_disk": "vectors lie on disk and codes in memory, always",
+    "on_disk_payload": "payloads lie on disk, always",
+    "memory": "vectors lie on disk and codes in memory, always",
+    "payload": "payloads lie on disk, always",
+    "id_tracker": "ids lie in SQLite",
+    "strict_mode_config": "limits are settings of the server",
+    "params": "a collection has no parameters that can be changed",
+    "options": "encoders have no options",
+    "timeout": "writes run to their end",
+}
+
+# Stands for a reference to a component that is no model of its own; `service/openapi.py` puts it in.
+COMPONENT: Final = "x-component"
+
+NoEffect = Annotated[
+    Any, WithJsonSchema({"description": "Accepted and without effect: named in `warnings`."})
+]
+_IDS = {"type": "array", "items": {COMPONENT: "PointId"}}
+_TEXT_INPUT = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}, "model": {"type": "string"}, "options": {"type": "object"}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_UNNAMED = {"type": "object", "properties": {"": _NUMBERS}, "required": [""], "additionalProperties": False}
+VECTOR_SCHEMA = {"anyOf": [_NUMBERS, _TEXT_INPUT, _UNNAMED]}
+QUERY_SCHEMA = {
+    "anyOf": [
+        {COMPONENT: "PointId"},
+        _NUMBERS,
+        _TEXT_INPUT,
+        {
+            "type": "object",
+            "properties": {"nearest": {"anyOf": [{COMPONENT: "PointId"}, _NUMBERS, _TEXT_INPUT]}},
+            "required": ["nearest"],
+            "additionalProperties": False,
+        },
+    ]
+}
+POINT_ID_SCHEMA = {
+    "description": 'An unsigned 64-bit integer, a UUID, or any string of 1 to 512 bytes. 1 and "1" differ.',
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+        {"type": "string", "minLength": 1, "maxLength": 512},
+    ],
+}
+_SELECTOR = {
+    "anyOf": [
+        {"type": "boolean"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "object", "properties": {"include": {"type": "array", "items": {"type": "string"}}},
+         "required": ["include"], "additionalProperties": False},
+        {"type": "object", "properties": {"exclude": {"type": "array", "items": {"type": "string"}}},
+         "required": ["exclude"], "additionalProperties": False},
+    ]
+}  # fmt: skip
+_ID = {COMPONENT: "PointId"}
+
+PointIdField = Annotated[Any, WithJsonSchema(_ID)]
+Ids = Annotated[list[Any], WithJsonSchema(_IDS)]
+VectorField = Annotated[Any, WithJsonSchema(VECTOR_SCHEMA)]
+QueryField = Annotated[Any, WithJsonSchema(QUERY_SCHEMA)]
+FilterField = Annotated[
+    dict[str, Any] | None,
+    WithJsonSchema({"anyOf": [{COMPONENT: "Filter"}, {"type": "null"}]}),
+]
+Payload = dict[str, Any]
+
+
+class Selector(BaseModel):
+    """Which payload keys to return; both None means all of them. Keys are paths with dots."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+
+
+def _selector(value: object) -> object:
+    if isinstance(value, list):
+        return {"include": value}
+    return value
+
+
+WithPayload = Annotated[bool | Selector, BeforeValidator(_selector), WithJsonSchema(_SELECTOR)]
+
+
+def _with_vector(value: object) -> object:
+    if isinstance(value, list):
+        if value not in ([], [""]):
+            raise ValueError('there is one unnamed vector: use true, false, [] or [""]')
+        return bool(value)
+    return value
+
+
+WithVector = Annotated[bool, BeforeValidator(_with_vector)]
+
+
+class Request(BaseModel):
+    """Base of all bodies: no unknown keys, no conversions between types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    def warnings(self, path: str = "") -> list[str]:
+        """Name every key that was sent, is known to Qdrant, and changes nothing here."""
+        found: list[str] = []
+        for key in type(self).model_fields:
+            if key not in self.model_fields_set:
+                continue
+            value = getattr(self, key)
+            if isinstance(value, Request):
+                found += value.warnings(f"{path}{key}.")
+            elif value is not None and type(self).model_fields[key].annotation is Any and key in NO_EFFECT:
+                found.append(no_effect(key, f"{path}{key}"))
+        return found
+
+
+def no_effect(key: str, path: str) -> str:
+    """Return the warning for a key of `NO_EFFECT` that was sent at `path`."""
+    return f"{path} has no effect: {NO_EFFECT[key]}"
+
+
+class VectorParams(Request):
+    """The one vector of a collection."""
+
+    size: int = Field(ge=1, le=65_536)
+    distance: Literal["Cosine", "Dot", "Euclid"]
+    datatype: Literal["float32", "float16"] | None = None
+    hnsw_config: NoEffect = None
+    quantization_config: NoEffect = None
+    on_disk: NoEffect = None
+    memory: NoEffect = None
+
+
+def _unnamed(value: object) -> object:
+    """Take the vector out of a map of named vectors, of which only the unnamed one exists here."""
+    if isinstance(value, dict) and value and "size" not in value and "distance" not in value:
+        if list(value) != [""]:
+            raise ValueError(
+                'a collection has one unnamed vector: send {size, distance} or {"": {size, distance}}'
+            )
+        return value[""]
+    return value
+
+
+def _empty(value: object) -> object:
+    if value not in (None, {}):
+        raise ValueError("sparse vectors are not supported: leave this out or send {}")
+    return value
+
+
+Nothing = Annotated[Any, BeforeValidator(_empty), WithJsonSchema({"type": "object", "maxProperties": 0})]
+
+
+class CreateCollection(Request):
+    """`vectors` for a collection of vectors, `encoder` for one of texts."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"encoder": "default"}})
+    vectors: Annotated[VectorParams | None, BeforeValidator(_unnamed)] = None
+    encoder: str | None = None
+    datatype: Literal["float32", "float16"] | None = None
+    metadata: dict[str, Any] | None = None
+    sparse_vectors: Nothing = None
+    shard_number: NoEffect = None
+    sharding_method: NoEffect = None
+    replication_factor: NoEffect = None
+    write_consistency_factor: NoEffect = None
+    on_disk_payload: NoEffect = None
+    payload: NoEffect = None
+    id_tracker: NoEffect = None
+    hnsw_config: NoEffect = None
+    wal_config: NoEffect = None
+    optimizers_config: NoEffect = None
+    quantization_config: NoEffect = None
+    strict_mode_config: NoEffect = None
+
+
+class VectorsDiff(Request):
+    """What Qdrant lets change about a vector; nothing of it has an effect here."""
+
+    hnsw_config: NoEffect = None
+    quantization_config: NoEffect = None
+    on_disk: NoEffect = None
+    memory: NoEffect = None
+
+
+class UpdateCollection(Request):
+    """Only `metadata` can change: keys are merged, an empty object removes all."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"metadata": {"owner": "library"}}})
+    metadata: dict[str, Any] | None = None
+    sparse_vectors: Nothing = None
+    vectors: Annotated[VectorsDiff | None, BeforeValidator(_unnamed)] = None
+    params: NoEffect = None
+    hnsw_config: NoEffect = None
+    optimizers_config: NoEffect = None
+    quantization_config: NoEffect = None
+    strict_mode_config: NoEffect = None
+
+
+FIELD_TYPES = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text"]
+
+
+class FieldSchema(BaseModel):
+    """A payload index with parameters, kept as sent."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    type: FIELD_TYPES
+
+
+class CreateIndex(Request):
+    """A payload field to index."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"field_name": "topic", "field_schema": "keyword"}}
+    )
+    field_name: str = Field(min_length=1, max_length=512)
+    field_schema: FIELD_TYPES | FieldSchema
+
+
+class PointInput(Request):
+    """A point to write: exactly one of `vector` and `text`."""
+
+    id: PointIdField
+    vector: VectorField = None
+    text: str | None = None
+    payload: Payload | None = None
+
+
+class BatchInput(Request):
+    """Points as columns."""
+
+    ids: Ids
+    vectors: Annotated[
+        Any, WithJsonSchema({"anyOf": [{"type": "array", "items": VECTOR_SCHEMA}, {"type": "object"}]})
+    ]
+    payloads: list[Payload | None] | None = None
+
+
+def _exactly_one(model: Request, *keys: str) -> None:
+    if sum(getattr(model, key) is not None for key in keys) != 1:
+        raise ValueError(f"send exactly one of {' and '.join(keys)}")
+
+
+class UpsertPoints(Request):
+    """Points as rows or as columns."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "points": [{"id": 1, "text": "The Nile flows north.", "payload": {"topic": "rivers"}}]
+            }
+        }
+    )
+    points: list[PointInput] | None = None
+    batch: BatchInput | None = None
+    shard_key: NoEffect = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> UpsertPoints:
+        _exactly_one(self, "points", "batch")
+        return self
+
+
+class RetrievePoints(Request):
+    """Ids to read; those that do not exist are left out of the answer."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"ids": [1, "report-7"]}})
+    ids: Ids
+    with_payload: WithPayload | None = None
+    with_vector: WithVector | None = None
+    with_text: bool = False
+    shard_key: NoEffect = None
+
+
+class PointsSelector(Request):
+    """Which points: exactly one of `points` (ids) and `filter`."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"points": [1]}})
+    points: Annotated[list[Any] | None, WithJsonSchema({"anyOf": [_IDS, {"type": "null"}]})] = None
+    filter: FilterField = None
+    shard_key: NoEffect = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PointsSelector:
+        _exactly_one(self, "points", "filter")
+        return self
+
+
+class SetPayload(PointsSelector):
+    """Payload keys to set, at the path `key` if given."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"payload": {"read": True}, "points": [1]}})
+    payload: Payload
+    key: str | None = Field(default=None, min_length=1, max_length=512)
+
+
+class DeletePayload(PointsSelector):
+    """Payload keys to remove."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"keys": ["read"], "points": [1]}})
+    keys: list[str] = Field(min_length=1)
+
+
+class Params(Request):
+    """How to search; the defaults are chosen by the size of the collection."""
+
+    exact: bool | None = None
+    candidates: int | None = Field(default=None, ge=1, le=1_000_000)
+    rerank: int | None = Field(default=None, ge=1, le=1_000_000)
+    hnsw_ef: NoEffect = None
+    indexed_only: NoEffect = None
+    quantization: NoEffect = None
+    acorn: NoEffect = None
+
+
+class Search(Request):
+    """The plain search: a text or a vector, and how many points to find."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"query": "which river flows north", "limit": 3}})
+    query: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _NUMBERS]})]
+    limit: int | None = Field(default=None, ge=1)
+    offset: int | None = Field(default=None, ge=0)
+    filter: FilterField = None
+    with_payload: WithPayload | None = None
+    with_text: bool = True
+    score_threshold: float | None = None
+    params: Params | None = None
+
+
+class Query(Request):
+    """Qdrant's query, of which nearest by vector, by text and by point id exist here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"query": {"text": "rivers", "model": "default"}}}
+    )
+    query: QueryField
+    using: Literal[""] | None = None
+    filter: FilterField = None
+    params: Params | None = None
+    score_threshold: float | None = None
+    limit: int | None = Field(default=None, ge=1)
+    offset: int | None = Field(default=None, ge=0)
+    with_payload: WithPayload | None = None
+    with_vector: WithVector | None = None
+    with_text: bool = False
+    shard_key: NoEffect = None
+
+
+class QueryBatch(Request):
+    """Several queries, answered in order."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"searches": [{"query": 1}, {"query": 2}]}})
+    searches: list[Query]
+
+
+class Scroll(Request):
+    """A page of points in id order: integers first, then strings."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"limit": 10}})
+    offset: Annotated[Any, WithJsonSchema({"anyOf": [_ID, {"type": "null"}]})] = None
+    limit: int | None = Field(default=None, ge=1)
+    filter: FilterField = None
+    with_payload: WithPayload | None = None
+    with_vector: WithVector | None = None
+    with_text: bool = False
+    shard_key: NoEffect = None
+
+
+class Count(Request):
+    """Which points to count; counts are exact, whatever `exact` says."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"exact": True}})
+    filter: FilterField = None
+    exact: bool | None = None
+    shard_key: NoEffect = None
+
+
+R = TypeVar("R", bound=Request)
+
+
+def read(model: type[R], body: bytes) -> R:
+    """Parse a JSON body strictly.
+
+    Raises ApiError (400): not JSON, not of this shape, an unknown key.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(
+            400, "invalid_json", f"the body is not JSON: {error}", hint="send one JSON object, UTF-8"
+        ) from None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _translated(error, model) from None
+
+
+def _translated(error: ValidationError, model: type[Request]) -> ApiError:
+    """Turn one of pydantic's complaints into ours: the deepest, where the forms of a union all complain."""
+    first = max(error.errors(include_url=False, include_input=False), key=lambda item: len(item["loc"]))
+    path = _path(first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), n=1)
+        hint = f"did you mean {known[0]}?" if known else "leave it out"
+        return ApiError(400, "unknown_key", f"the key {path} is not known here", param=path, hint=hint)
+    message = first["msg"].removeprefix("Value error, ")
+    return ApiError(400, "invalid_request", f"{path or 'body'}: {message}", param=path or None)
+
+
+_UNION_PARTS: Final = frozenset(("bool", "str", "int", "list", "dict", "Selector", "FieldSchema"))
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in _UNION_PARTS:
+            path += f".{part}" if path else part
+        elif part == location[-1] and not part.startswith(("literal[", "function-", "list[", "dict[")):
+            path += f"[{part!r}]"
+    return path

@@ -1,0 +1,541 @@
+"""Filters: beside Qdrant's client in local mode on random trees, conditions by hand, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient, models
+
+from index.errors import InvalidFilter
+from index.filters import MAX_CLAUSES, MAX_DEPTH, parse_filter
+from index.ids import parse_id
+from index.instants import parse_instant
+
+UUIDS = ["00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b"]
+IDS = [0, 1, 2, 2**64 - 1, *UUIDS]
+TIMES = [
+    "2024-01-01",
+    "2024-01-01T00:00:00Z",
+    "2024-01-01T12:30:00+02:00",
+    "2024-01-01 10:30:00",
+    "2024-01-01T10:30:00.250000Z",
+    "2024-01-02",
+]
+WORDS = ["red", "Red car", "car, red!", "a red-hot car", "carred", "", "été Rouge"]
+
+# Few keys and few values, so that conditions meet what they ask for.
+names = st.sampled_from(["a", "b", "c"])
+strings = st.sampled_from(["x", "y", *WORDS, *TIMES])
+numbers = st.one_of(st.integers(-2, 3), st.sampled_from([0.0, 1.0, 1.5, -0.5, 2**40]))
+scalars = st.one_of(st.none(), st.booleans(), numbers, strings)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=6,
+)
+payloads = st.dictionaries(names, values, max_size=3)
+# Lists of objects are rare among free values, and the paths with brackets need them.
+rows = st.lists(st.dictionaries(names, scalars, max_size=3), max_size=3)
+payloads = payloads | st.fixed_dictionaries({"a": rows}, optional={"b": values, "c": scalars})
+paths = st.sampled_from(
+    ["a", "b", "c", "a.b", "a[].b", "a[].c", "a[0]", "a[0].b", "a[]", "b[]", '"a"."b"', "a.b.c"]
+)
+
+
+def bounds(of):
+    return st.dictionaries(st.sampled_from(["gt", "gte", "lt", "lte"]), of, max_size=3)
+
+
+def one(name, of):
+    return of.map(lambda value: {name: value})
+
+
+matches = st.one_of(
+    one("value", st.one_of(st.booleans(), st.integers(-2, 3), strings)),
+    one("any", st.lists(strings, max_size=3) | st.lists(st.integers(-2, 3), max_size=3)),
+    one("except", st.lists(strings, max_size=3) | st.lists(st.integers(-2, 3), max_size=3)),
+    *(
+        one(name, st.sampled_from([*WORDS, "RED", "red car", "car red", "!"]))
+        for name in ("text", "text_any", "phrase")
+    ),
+)
+tests = st.one_of(
+    one("match", matches),
+    one("range", bounds(st.none() | numbers)),
+    one("range", bounds(st.sampled_from(TIMES))),
+    one("values_count", bounds(st.integers(0, 3))),
+    one("is_empty", st.booleans()),
+    one("is_null", st.booleans()),
+)
+fields = st.one_of(
+    st.builds(lambda key, test: {"key": key, **test}, paths, tests),
+    st.builds(lambda key: {"is_empty": {"key": key}}, paths),
+    st.builds(lambda key: {"is_null": {"key": key}}, paths),
+)
+has_ids = st.lists(st.sampled_from([*IDS, 77, UUIDS[0].upper()]), max_size=3).map(lambda ids: {"has_id": ids})
+
+
+def trees(conditions):
+    clause = st.none() | conditions | st.lists(conditions, max_size=3)
+    minimum = st.fixed_dictionaries(
+        {"conditions": st.lists(conditions, max_size=3), "min_count": st.integers(1, 4)}
+    )
+    return st.fixed_dictionaries(
+        {}, optional={"must": clause, "should": clause, "must_not": clause, "min_should": st.none() | minimum}
+    )
+
+
+def nested(inner):
+    return st.builds(lambda key, tree: {"nested": {"key": key, "filter": tree}}, paths, inner)
+
+
+within = trees(st.recursive(fields, lambda more: trees(more) | nested(trees(more)), max_leaves=3))
+leaves = st.one_of(fields, fields, has_ids, nested(within))
+filters = trees(st.recursive(leaves, trees, max_leaves=4))
+
+
+@pytest.fixture(scope="module")
+def client():
+    client = QdrantClient(":memory:")
+    client.create_collection("c", vectors_config=models.VectorParams(size=1, distance=models.Distance.DOT))
+    yield client
+    client.close()
+
+
+def selected(raw, points):
+    tree = parse_filter(raw)
+    return {point_id for point_id, payload in points.items() if tree.matches(point_id, payload)}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(stored=st.lists(payloads, min_size=len(IDS), max_size=len(IDS)), raw=filters)
+def test_random_trees_select_what_qdrant_selects(client, stored, raw):
+    compare(client, stored, raw)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(stored=st.lists(payloads, min_size=len(IDS), max_size=len(IDS)), condition=fields)
+def test_random_conditions_select_what_qdrant_selects(client, stored, condition):
+    compare(client, stored, {"must": [condition]})
+
+
+def compare(client, stored, raw):
+    points = dict(zip(IDS, stored, strict=True))
+    client.upsert("c", [models.PointStruct(id=i, vector=[1.0], payload=p) for i, p in points.items()])
+    found, _ = client.scroll("c", models.Filter.model_validate(raw), limit=len(IDS))
+    assert selected(raw, points) == {point.id for point in found}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(stored=st.lists(payloads, min_size=len(IDS), max_size=len(IDS)), raw=filters)
+def test_only_ids_is_an_upper_bound_and_needs_payload_is_true_to_its_word(stored, raw):
+    tree = parse_filter(raw)
+    points = dict(zip(IDS, stored, strict=True))
+    found = {i for i, payload in points.items() if tree.matches(i, payload)}
+    bound = tree.only_ids()
+    assert bound is None or found <= bound
+    if not tree.needs_payload:
+        assert found == {i for i in IDS if tree.matches(i, {})}
+
+
+def matched(condition, payload, point_id=1):
+    return parse_filter({"must": [condition]}).matches(point_id, payload)
+
+
+@pytest.mark.parametrize(
+    ("condition", "payload", "expected"),
+    [
+        ({"match": {"value": "x"}}, {"a": "x"}, True),
+        ({"match": {"value": "x"}}, {"a": ["y", "x"]}, True),
+        ({"match": {"value": "x"}}, {"a": [["x"]]}, False),  # one level
+        ({"match": {"value": "x"}}, {}, False),
+        ({"match": {"value": 1}}, {"a": 1}, True),
+        ({"match": {"value": 1}}, {"a": 1.0}, False),
+        ({"match": {"value": 1}}, {"a": True}, False),
+        ({"match": {"value": True}}, {"a": 1}, False),
+        ({"match": {"value": False}}, {"a": False}, True),
+        ({"match": {"value": 2**63 + 1}}, {"a": 2**63 + 1}, True),
+        ({"match": {"any": ["x", "y"]}}, {"a": "y"}, True),
+        ({"match": {"any": [1, 2]}}, {"a": [True, 2.0]}, False),
+        ({"match": {"any": []}}, {"a": "y"}, False),
+        ({"match": {"any": ["x"]}}, {"a": {"x": 1}}, False),  # an object cannot be hashed
+        ({"match": {"except": ["x"]}}, {"a": ["x", "y"]}, True),
+        ({"match": {"except": ["x"]}}, {"a": ["x"]}, False),
+        ({"match": {"except": ["x"]}}, {"a": None}, False),
+        ({"match": {"except": ["x"]}}, {}, False),
+        ({"match": {"except": [1]}}, {"a": True}, True),
+        ({"match": {"except": []}}, {"a": 5}, True),
+        ({"match": {"text": "CAR red"}}, {"a": "a red, fast car"}, True),
+        ({"match": {"text": "ca"}}, {"a": "a red car"}, False),  # words, not substrings
+        ({"match": {"text": "!"}}, {"a": "!"}, False),
+        ({"match": {"text_any": "bus red"}}, {"a": "a red car"}, True),
+        ({"match": {"phrase": "red car"}}, {"a": "a Red-car"}, True),
+        ({"match": {"phrase": "car red"}}, {"a": "a red car"}, False),
+        ({"range": {"gte": 1, "lt": 2}}, {"a": 1}, True),
+        ({"range": {"gte": 1, "lt": 2}}, {"a": 2.0}, False),
+        ({"range": {"gte": 1, "lt": 2}}, {"a": [0, 3]}, False),  # no element lies inside
+        ({"range": {"gte": 0}}, {"a": True}, False),
+        ({"range": {"gte": 0}}, {"a": "5"}, False),
+        ({"range": {"gte": None, "lt": 1}}, {"a": -5}, True),
+        ({"range": {}}, {"a": 1}, True),
+        ({"range": {}}, {"a": "x"}, False),
+        ({"range": {"gte": "2024-01-01"}}, {"a": "2024-01-01T00:00:00Z"}, True),
+        ({"range": {"gt": "2024-01-01"}}, {"a": "2024-01-01T00:30:00+01:00"}, False),
+        ({"range": {"lt": "2024-01-01"}}, {"a": "yesterday"}, False),
+        ({"range": {"lt": "2024-01-01"}}, {"a": 0}, False),
+        ({"values_count": {"gte": 2}}, {"a": [1, None]}, True),
+        ({"values_count": {"gte": 1, "lte": 1}}, {"a": "x"}, True),
+        ({"values_count": {"lt": 1}}, {}, True),
+        ({"values_count": {"lt": 1}}, {"a": None}, True),
+        ({"is_empty": True}, {"a": []}, True),
+        ({"is_empty": True}, {"a": [None]}, False),
+        ({"is_empty": False}, {"a": 0}, True),
+        ({"is_empty": False}, {}, False),
+        ({"is_null": True}, {"a": None}, True),
+        ({"is_null": True}, {}, False),
+        ({"is_null": False}, {}, True),
+    ],
+)
+def test_field_conditions(condition, payload, expected):
+    assert matched({"key": "a", **condition}, payload) is expected
+
+
+@pytest.mark.parametrize(
+    ("key", "payload", "expected"),
+    [
+        ("a.b", {"a": {"b": 1}}, True),
+        ("a.b", {"a.b": 1}, False),
+        ('"a.b"', {"a.b": 1}, True),
+        ("a.b", {"a": [{"b": 1}]}, False),
+        ("a[].b", {"a": [{"b": 0}, {"b": 1}]}, True),
+        ("a[1].b", {"a": [{"b": 0}, {"b": 1}]}, True),
+        ("a[0].b", {"a": [{"b": 0}, {"b": 1}]}, False),
+        ("a[7]", {"a": [1]}, False),
+        ("a[][]", {"a": [[0], [1]]}, True),
+        ("a[]", {"a": 1}, False),
+    ],
+)
+def test_keys_are_paths(key, payload, expected):
+    assert matched({"key": key, "match": {"value": 1}}, payload) is expected
+
+
+PETS = {"pets": [{"kind": "cat", "age": 3}, {"kind": "dog", "age": 9}]}
+
+
+@pytest.mark.parametrize(("kind", "age", "expected"), [("cat", 3, True), ("cat", 9, False), ("dog", 9, True)])
+@pytest.mark.parametrize("key", ["pets", "pets[]"])
+def test_nested_asks_one_element_for_everything(key, kind, age, expected):
+    inner = {"must": [{"key": "kind", "match": {"value": kind}}, {"key": "age", "match": {"value": age}}]}
+    assert matched({"nested": {"key": key, "filter": inner}}, PETS) is expected
+    flat = [{"key": f"pets[].{k}", "match": {"value": v}} for k, v in (("kind", kind), ("age", age))]
+    assert matched({"must": flat}, PETS)
+
+
+def test_nested_needs_a_list_of_objects():
+    for value in ({"b": 1}, 5, [], [5, None, [{"b": 1}]]):
+        assert not matched({"nested": {"key": "a", "filter": {}}}, {"a": value})
+    assert matched({"nested": {"key": "a", "filter": {}}}, {"a": [5, {}]})
+
+
+X, Y = ({"key": "a", "match": {"value": value}} for value in ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({}, True),
+        ({"must": None, "should": None, "must_not": None, "min_should": None}, True),
+        ({"must": [], "should": [], "must_not": []}, True),
+        ({"must": X}, True),
+        ({"must": [X, Y]}, False),
+        ({"should": [X, Y]}, True),
+        ({"should": Y}, False),
+        ({"must_not": X}, False),
+        ({"must_not": [Y]}, True),
+        ({"must": [{"should": [X, Y]}, {"must_not": [{"must": [X, Y]}]}]}, True),
+        ({"must": [{}]}, True),
+        ({"must_not": [{}]}, False),
+        ({"min_should": {"conditions": [X, Y], "min_count": 1}}, True),
+        ({"min_should": {"conditions": [X, Y], "min_count": 2}}, False),
+        ({"min_should": {"conditions": [X, X], "min_count": 2}}, True),
+        ({"min_should": {"conditions": [X], "min_count": 2}}, False),
+        ({"min_should": {"conditions": [], "min_count": 1}}, False),
+        ({"should": [X], "min_should": {"conditions": [Y], "min_count": 1}}, False),
+    ],
+)
+def test_clauses(raw, expected):
+    assert parse_filter(raw).matches(1, {"a": "x"}) is expected
+
+
+def test_has_id_takes_any_form_of_an_id():
+    raw = {"must": [{"has_id": [1, "urn:uuid:" + UUIDS[0].upper(), "any string"]}]}
+    assert selected(raw, {i: {} for i in (1, "1", UUIDS[0], "any string", 2)}) == {1, UUIDS[0], "any string"}
+    assert parse_id(UUIDS[0]) in parse_filter(raw).only_ids()
+
+
+def has(*ids):
+    return {"has_id": list(ids)}
+
+
+@pytest.mark.parametrize(
+    ("raw", "bound", "needs_payload"),
+    [
+        ({}, None, False),
+        ({"must": [has(1, 2), has(2, 3)]}, {2}, False),
+        ({"must": [has(1, 2), X]}, {1, 2}, True),
+        ({"must": [has()]}, set(), False),
+        ({"should": [has(1), has(2)]}, {1, 2}, False),
+        ({"should": [has(1), X]}, None, True),
+        ({"should": [], "must": [has(1)]}, {1}, False),
+        ({"must": [has(1, 2)], "should": [has(2), has(3)]}, {2}, False),
+        ({"must_not": [has(1)]}, None, False),
+        ({"must_not": [{"must_not": [has(1)]}]}, None, False),
+        ({"must": [{"should": [has(1), {"must": [has(2), X]}]}]}, {1, 2}, True),
+        ({"min_should": {"conditions": [has(1, 2), has(2, 3), X], "min_count": 2}}, {1, 2, 3}, True),
+        ({"min_should": {"conditions": [has(1, 2), X, Y], "min_count": 2}}, None, True),
+        ({"min_should": {"conditions": [has(1, 2), X], "min_count": 2}}, {1, 2}, True),
+        ({"min_should": {"conditions": [X], "min_count": 2}}, set(), True),
+        ({"must": [{"nested": {"key": "a", "filter": {}}}]}, None, True),
+    ],
+)
+def test_only_ids_and_needs_payload(raw, bound, needs_payload):
+    tree = parse_filter(raw)
+    assert tree.only_ids() == bound
+    assert tree.needs_payload is needs_payload
+
+
+def test_integers_past_two_to_the_53_are_compared_exactly():
+    """Qdrant rounds bounds to doubles, which cannot tell these apart; it documents no such limit."""
+    assert matched({"key": "a", "range": {"gt": 2**53}}, {"a": 2**53 + 1})
+    assert not matched({"key": "a", "range": {"gte": 2**53 + 1}}, {"a": 2**53})
+    assert matched({"key": "a", "range": {"lt": 10**400}}, {"a": 1.5})
+
+
+def test_times_are_compared_to_the_nanosecond():
+    """The client's local mode cuts times to microseconds; RFC 3339 sets no limit."""
+    bound = {"gt": "2024-01-01T00:00:00.123456788Z"}
+    assert matched({"key": "a", "range": bound}, {"a": "2024-01-01T00:00:00.123456789Z"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01", 0),
+        ("1969-12-31T23:59:59Z", -1),
+        ("1970-01-02 00:00", 86_400),
+        ("1970-01-01T00:00:01", 1),
+        ("1970-01-01t00:00:01z", 1),
+        ("1970-01-01T00:00:01 UTC", 1),
+        ("1970-01-01 00:00:01 +00:00", 1),
+        ("1970-01-01T01:00:00+01:00", 0),
+        ("1970-01-01T01:00:00+01", 0),
+        ("1970-01-01T01:30:00+0130", 0),
+        ("1969-12-31T20:30:00-03:30", 0),
+        ("  1970-01-01T00:00:01.5Z", 1.5),
+        ("1972-06-30T23:59:60Z", 78_796_800),
+        ("2000-02-29", 951_782_400),
+    ],
+)
+def test_times_in_every_form(text, seconds):
+    assert parse_instant(text) == seconds * 10**9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "1970",
+        "1970-01",
+        "1970-13-01",
+        "1970-02-30",
+        "0000-01-01",
+        "1970-01-01T24:00:00Z",
+        "1970-01-01 12",
+    ]
+    + [
+        "1970-01-01T00:60:00Z",
+        "1970-01-01T00:00:61Z",
+        "1970-01-01T00:00Z",
+        "1970-01-01Z",
+        "1970-01-01T00:00:00+24",
+    ]
+    + ["1970-01-01T00:00:00.Z", "1970-01-01T00:00:00Z ", "1970-01-01T00:00:00+01:60", "\u0661970-01-01"],
+)
+def test_what_is_no_time(text):
+    assert parse_instant(text) is None
+    with pytest.raises(InvalidFilter, match="is not a date"):
+        parse_filter({"must": [{"key": "a", "range": {"lt": text}}]})
+
+
+@pytest.mark.parametrize(
+    ("raw", "param", "message"),
+    [
+        (None, "filter", "null is not an object"),
+        ([], "filter", "a list is not an object"),
+        ("x", "filter", "a string is not an object"),
+        ({"musst": []}, "filter", "unknown key 'musst'"),
+        ({"key": "a", "match": {"value": 1}}, "filter", "unknown key 'key'"),
+        ({"must": "x"}, "filter.must", "a string is not an object"),
+        ({"must": [X, 5]}, "filter.must[1]", "an integer is not an object"),
+        ({"must": [None]}, "filter.must[0]", "null is not an object"),
+        ({"must": {"key": 5, "match": {"value": 1}}}, "filter.must.key", "not a key"),
+        ({"must": {"key": "a..b", "match": {"value": 1}}}, "filter.must.key", "not a path"),
+        ({"must": {"key": "a"}}, "filter.must", "needs one of is_empty, is_null, match, range, values_count"),
+        ({"must": {"match": {"value": 1}}}, "filter.must.key", "needs its key"),
+        ({"must": {"key": "a", "mtach": {}}}, "filter.must", "unknown key 'mtach'"),
+        ({"must": {**X, "range": {"gt": 1}}}, "filter.must", "match and range at once"),
+        ({"must": {"key": "a", "match": {}}}, "filter.must.match", "needs one of"),
+        (
+            {"must": {"key": "a", "match": {"value": 1, "any": []}}},
+            "filter.must.match",
+            "any and value at once",
+        ),
+        ({"must": {"key": "a", "match": {"value": 1.5}}}, "filter.must.match.value", "a float is not"),
+        ({"must": {"key": "a", "match": {"value": [1]}}}, "filter.must.match.value", "a list is not"),
+        ({"must": {"key": "a", "match": {"any": "x"}}}, "filter.must.match.any", "not a list"),
+        (
+            {"must": {"key": "a", "match": {"any": [1, "x"]}}},
+            "filter.must.match.any[1]",
+            "a string in a list",
+        ),
+        (
+            {"must": {"key": "a", "match": {"any": [1, True]}}},
+            "filter.must.match.any[1]",
+            "a boolean in a list",
+        ),
+        ({"must": {"key": "a", "match": {"except": [1.5]}}}, "filter.must.match.except[0]", "a float is not"),
+        ({"must": {"key": "a", "match": {"text": 5}}}, "filter.must.match.text", "not a string"),
+        ({"must": {"key": "a", "match": {"prefix": "x"}}}, "filter.must.match.prefix", "not supported"),
+        ({"must": {"key": "a", "range": 5}}, "filter.must.range", "not an object"),
+        ({"must": {"key": "a", "range": {"ge": 5}}}, "filter.must.range", "unknown key 'ge'"),
+        ({"must": [{"key": "a", "range": {"gte": "5"}}]}, "filter.must[0].range.gte", "'5' is not a date"),
+        (
+            {"must": {"key": "a", "range": {"gte": True}}},
+            "filter.must.range.gte",
+            "a boolean is not a number",
+        ),
+        ({"must": {"key": "a", "range": {"gte": float("nan")}}}, "filter.must.range.gte", "finite"),
+        (
+            {"must": {"key": "a", "range": {"gt": 1, "lt": "2024-01-01"}}},
+            "filter.must.range.gt",
+            "range of dates",
+        ),
+        (
+            {"must": {"key": "a", "values_count": {"gt": 1.5}}},
+            "filter.must.values_count.gt",
+            "not an integer",
+        ),
+        ({"must": {"key": "a", "values_count": {"gt": -1}}}, "filter.must.values_count.gt", "0 or more"),
+        ({"must": {"key": "a", "is_null": "yes"}}, "filter.must.is_null", "not true or false"),
+        ({"must": {"is_null": True}}, "filter.must.is_null", "a boolean is not an object"),
+        ({"must": {"is_empty": {}}}, "filter.must.is_empty.key", "is missing"),
+        ({"must": {"is_empty": {"key": "a", "x": 1}}}, "filter.must.is_empty", "unknown key 'x'"),
+        ({"must": {"has_id": 5}}, "filter.must.has_id", "not a list"),
+        ({"must": {"has_id": [5, 1.5]}}, "filter.must.has_id[1]", "a float is not an id"),
+        ({"must": {"has_id": [5], "key": "a"}}, "filter.must", "unknown key 'has_id'"),
+        ({"must": {"nested": {"key": "a"}}}, "filter.must.nested.filter", "is missing"),
+        ({"must": {"nested": {"key": "a", "filter": {}, "x": 1}}}, "filter.must.nested", "unknown key 'x'"),
+        ({"min_should": []}, "filter.min_should", "a list is not an object"),
+        ({"min_should": {"conditions": []}}, "filter.min_should.min_count", "is missing"),
+        ({"min_should": {"conditions": X, "min_count": 1}}, "filter.min_should.conditions", "not a list"),
+        ({"min_should": {"conditions": [X], "min_count": 0}}, "filter.min_should.min_count", "1 or more"),
+        (
+            {"min_should": {"conditions": [5], "min_count": 1}},
+            "filter.min_should.conditions[0]",
+            "an integer is",
+        ),
+        ({"must_not": [{"should": [{"x": 1}]}]}, "filter.must_not[0].should[0]", "unknown key 'x'"),
+        ({1: 2}, "filter", "unknown key an integer"),
+    ],
+)
+def test_malformed_filters_name_the_node(raw, param, message):
+    with pytest.raises(InvalidFilter, match=message) as caught:
+        parse_filter(raw)
+    assert caught.value.param == param
+    assert str(caught.value).startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("condition", "name"),
+    [
+        ({"key": "a", "geo_radius": {}}, "geo_radius"),
+        ({"key": "a", "geo_bounding_box": {}}, "geo_bounding_box"),
+        ({"key": "a", "geo_polygon": {}}, "geo_polygon"),
+        ({"has_vector": "v"}, "has_vector"),
+        ({"slice": {"total": 2, "index": 0}}, "slice"),
+    ],
+)
+def test_conditions_that_qdrant_has_and_we_do_not_are_named(condition, name):
+    with pytest.raises(InvalidFilter, match=f"Qdrant's {name} is not supported") as caught:
+        parse_filter({"should": [condition]})
+    assert caught.value.param == f"filter.should[0].{name}"
+
+
+def test_has_id_inside_nested_is_refused():
+    """Qdrant documents it as unsupported; its client's local mode takes it and matches nothing."""
+    inner = {"must": [{"should": [has(1)]}]}
+    with pytest.raises(InvalidFilter, match="nested filter") as caught:
+        parse_filter({"must": [{"nested": {"key": "a", "filter": inner}}]})
+    assert caught.value.param == "filter.must[0].nested.filter.must[0].should[0].has_id"
+
+
+def deep(levels):
+    raw = {}
+    for _ in range(levels - 1):
+        raw = {"must": [raw]}
+    return raw
+
+
+def test_depth_is_bounded():
+    assert parse_filter(deep(MAX_DEPTH)).matches(1, {})
+    through_nested = deep(MAX_DEPTH - 1)
+    with pytest.raises(InvalidFilter, match="more than 32 deep"):
+        parse_filter(deep(MAX_DEPTH + 1))
+    with pytest.raises(InvalidFilter, match="more than 32 deep"):
+        parse_filter({"must": [{"nested": {"key": "a", "filter": {"must": [through_nested]}}}]})
+
+
+@pytest.mark.parametrize("where", ["filters", "list in match", "list in must", "objects in range"])
+def test_input_of_any_depth_is_refused_without_a_crash(where):
+    bottom = []
+    if where == "filters":
+        raw = deep(100_000)
+    else:
+        for _ in range(100_000):
+            bottom = {"gte": bottom} if where == "objects in range" else [bottom]
+        raw = {
+            "list in match": {"must": {"key": "a", "match": {"any": bottom}}},
+            "list in must": {"must": bottom},
+            "objects in range": {"must": {"key": "a", "range": bottom}},
+        }[where]
+    with pytest.raises(InvalidFilter):
+        parse_filter(raw)
+
+
+def test_the_number_of_conditions_is_bounded():
+    assert parse_filter({"should": [X] * MAX_CLAUSES}).matches(1, {"a": "x"})
+    with pytest.raises(InvalidFilter, match="more than 10000 conditions"):
+        parse_filter({"should": [X] * MAX_CLAUSES, "must": X})
+    groups = [{"must": [X] * 99}] * (MAX_CLAUSES // 100)
+    assert parse_filter({"should": groups}).matches(1, {"a": "x"})
+    with pytest.raises(InvalidFilter, match="more than 10000 conditions"):
+        parse_filter({"should": groups, "must_not": Y})
+
+
+def test_messages_stay_short_and_can_be_sent():
+    for raw in ({"\ud800" * 10_000: 1}, {"must": {"key": "\ud800" * 10_000, "match": {"value": 1}}}):
+        with pytest.raises(InvalidFilter) as caught:
+            parse_filter(raw)
+        assert len(str(caught.value)) < 600
+        assert json.dumps(str(caught.value)).encode()
+        assert str(caught.value).encode()
+
+
+def test_the_root_of_the_path_can_be_named():
+    with pytest.raises(InvalidFilter, match=r"searches\[2\]\.filter\.must") as caught:
+        parse_filter({"must": 5}, param="searches[2].filter")
+    assert caught.value.param == "searches[2].filter.must"
