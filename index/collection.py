@@ -173,6 +173,7 @@ class Collection:
     def seal(self) -> None:
         """Give codes to all rows that have none yet."""
         with self._committer.lock:
+            self._committer.check_writable()
             view = self._view
             if not view.tail.count:
                 return
@@ -400,7 +401,7 @@ class Collection:
         )
 
     def close(self) -> None:
-        """Wait for the upkeep and commit under way, close the files. Whoever still reads keeps what it has."""
+        """Wait for upkeep and commits under way, close the files. Whoever still reads keeps what it has."""
         with self.upkeep, self._committer.lock:
             self.closed = True
             self._appender.close()

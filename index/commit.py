@@ -103,6 +103,11 @@ class Committer:
                 self._commit_waiting()
         return pending.outcome()
 
+    def check_writable(self) -> None:
+        """Raise ReadOnlyCollection after a failed sync."""
+        if self.read_only:
+            raise ReadOnlyCollection(self.read_only, hint="check the disk, then restart the service")
+
     def _commit_waiting(self) -> None:
         with self._waiting_lock:
             group, self._waiting = self._waiting, []
@@ -129,8 +134,7 @@ class Committer:
         return True
 
     def _commit(self, group: list[_Pending[Any]]) -> list[Any]:
-        if self.read_only:
-            raise ReadOnlyCollection(self.read_only, hint="check the disk, then restart the service")
+        self.check_writable()
         try:
             with self._record.transaction() as writer:
                 change = Change(writer, self._appender)

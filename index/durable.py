@@ -48,6 +48,14 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents; their names are durable when this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync_directory(folder.parent)
+
+
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a whole file under a temporary name, then rename it into place.
 

@@ -240,7 +240,7 @@ def _swap_files(
 def step(collection: Collection, *, idle: bool) -> bool:
     """Do the next piece of upkeep; return whether there was one."""
     with collection.upkeep:
-        if collection.closed:
+        if collection.closed or collection.committer.read_only:
             return False
         segments = merge_candidates(collection, idle=idle)
         if segments:

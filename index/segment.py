@@ -150,7 +150,8 @@ class Segment:
         if self.offsets is None:
             return positions + self.first_row
         offsets = self.offsets[positions]
-        return np.add(offsets, self.first_row, dtype=np.int64)
+        rows: Rows = np.add(offsets, self.first_row, dtype=np.int64)
+        return rows
 
     def positions_of(self, rows: Rows) -> Positions:
         """Return the positions of those rows that the segment holds."""

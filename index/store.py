@@ -7,7 +7,6 @@ DATA_DIR/collections/.<something>  being made or dropped; removed at the next st
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -17,7 +16,8 @@ from pathlib import Path
 from index import durable
 from index.binarizer import BinarizerFactory
 from index.collection import Collection
-from index.errors import CollectionExists, CorruptCollection, DataDirLocked, InvalidName, UnknownCollection
+from index.errors import CollectionExists, CorruptCollection, InvalidName, UnknownCollection
+from index.lock import take_lock
 from index.maintenance import Maintainer, save_all
 from index.options import StoreOptions
 from index.points import CollectionConfig
@@ -68,8 +68,8 @@ class Store:
         self._lock = threading.Lock()
         self._open: dict[str, Collection] = {}
         self.damaged: dict[str, str] = {}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = _take_lock(directory / "LOCK")
+        durable.make_folder(self._folder)
+        self._lock_fd = take_lock(directory)
         for path in sorted(self._folder.iterdir()):
             if path.name.startswith(UNFINISHED):
                 shutil.rmtree(path)
@@ -173,19 +173,3 @@ class Store:
                 collection.close()
             self._open.clear()
         os.close(self._lock_fd)
-
-
-def _take_lock(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(fd, 32).decode(errors="replace").strip()
-        os.close(fd)
-        raise DataDirLocked(
-            f"{path.parent} is in use by another process (pid {owner or 'unknown'})",
-            hint="stop that one, or choose another directory with BITFOLD_DATA_DIR",
-        ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd

@@ -51,7 +51,7 @@ class TrainingFree:
         return self._pad(self._rotation.apply(self._checked(vectors)))
 
     def encode(self, vectors: Floats) -> tuple[NDArray[np.uint8], Floats]:
-        """Return the levels (n, m) uint8 in {0, 1} and the correction factors (n,) float32 of documents (n, d)."""
+        """Return levels (n, m) uint8 in {0, 1} and correction factors (n,) float32 of documents (n, d)."""
         transformed = self.transform(vectors)
         levels = (transformed >= 0).view(np.uint8)
         levels[:, self._rotation.outputs :] = 0

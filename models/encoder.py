@@ -38,7 +38,7 @@ class Encoded:
     Attributes
     ----------
     vectors : (n, d) float32, C-contiguous, each of length 1.
-    truncated : (n,) bool, True where the text is longer than the model's window: its end is not in the vector.
+    truncated : (n,) bool, True where the text is longer than the model's window: the vector lacks its end.
     """
 
     vectors: NDArray[np.float32]

@@ -239,8 +239,7 @@ done
 mkdir "$root/dev/shm"
 mount -t tmpfs -o size=64m,mode=1777 tmpfs "$root/dev/shm"
 ip link set lo up
-if chroot --userspec=10001:10001 --groups=10001 "$root" sh -c ': > /probe' 2> /dev/null; then echo "root is writable"; exit 1; fi
-if : > "$root/probe"; then echo "root is writable for root"; exit 1; fi 2> /dev/null
+if touch "$root/probe" 2> /dev/null; then echo "the root file system is writable"; exit 1; fi
 exec setpriv --no-new-privs --bounding-set=-all,+setuid,+setgid,+sys_chroot \
     chroot --userspec=10001:10001 --groups=10001 "$root" env -i $(cat "$environment") "$@"
 SH

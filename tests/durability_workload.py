@@ -2,11 +2,14 @@
 
 Run under the recorder of `tests/data/record_io.c`:
 
-    python -m tests.durability_workload ROOT SABOTAGE SEED
+    python -m tests.durability_workload ROOT SABOTAGE SEED first
+    python -m tests.durability_workload ROOT SABOTAGE SEED second
 
-The store lies in ROOT/data. Before an operation `{"begin": n}`, and once it is acknowledged `{"done": n}`, is written
-to ROOT/acknowledged, so that the recording holds them in order with the input and output around them. SABOTAGE
-(`files`, `names`, `record` or `none`) leaves out syncs, to prove that the check notices.
+The first process ends in the middle of a commit; the second begins with what that left behind. The store lies in
+ROOT/data. Before an operation `{"begin": n}`, and once it is acknowledged `{"done": n}`, is written
+to ROOT/acknowledged, so that the recording holds them in order with the input and output around them; `{"undone": n}`
+says that an operation which never ended was found to be absent. SABOTAGE (or `none`)
+leaves out or delays syncs, to prove that the check notices.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import durable, maintenance, record
+from index.appender import VectorAppender
 from index.collection import Collection
 from index.ids import PointId
 from index.options import StoreOptions
@@ -87,7 +91,10 @@ Model = dict[str, Points]  # collection -> id -> point
 
 @dataclass(frozen=True)
 class Operation:
-    """One step; `number` names it in the acknowledgements. A group of operations runs at once, a thread each."""
+    """One step; `number` names it in the acknowledgements.
+
+    `die` is an upsert whose process ends before its transaction is committed.
+    """
 
     number: int
     kind: str
@@ -104,7 +111,7 @@ class Operation:
             after[self.collection] = {}
         elif self.kind == "drop":
             del after[self.collection]
-        elif self.kind == "upsert":
+        elif self.kind in ("upsert", "die"):
             after[self.collection].update(self.points)
         elif self.kind == "delete":
             for point_id in self.ids:
@@ -131,7 +138,8 @@ class Plan:
         for step in steps:
             operation = Operation(number=self.count, **step)
             self.count += 1
-            self.model = operation.on_model(self.model)
+            if operation.kind != "die":
+                self.model = operation.on_model(self.model)
             group.append(operation)
         self.groups.append(group)
 
@@ -174,6 +182,7 @@ def operations(seed: int) -> list[list[Operation]]:
     plan.add({"kind": "optimize", "collection": "a"})
     plan.add(upsert("a", 9, 5), upsert("b", 3, 3))
     plan.add({"kind": "reopen"})
+    plan.add({**upsert("a", 15, 4), "kind": "die"})
     plan.add(upsert("b", 2, 9))
     plan.add({"kind": "delete", "collection": "b", "ids": plan.some("b", 12)})
     plan.add(upsert("a", 20))
@@ -208,7 +217,7 @@ class Runner:
 
     def __init__(self, root: Path) -> None:
         self.directory = root / "data"
-        self.said = os.open(root / ACKNOWLEDGED, os.O_WRONLY | os.O_CREAT, 0o644)
+        self.said = os.open(root / ACKNOWLEDGED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.store = self.open()
 
     def open(self) -> Store:
@@ -222,12 +231,21 @@ class Runner:
         self.apply(operation)
         self.say("done", operation)
 
+    def settle(self, operation: Operation) -> None:
+        """Say what became of the operation that another process began and did not end."""
+        there = self.store.get(operation.collection).points(list(operation.points), with_vector=True)
+        sent = [point for point in there if tuple(point.vector.tolist()) == operation.points[point.id].vector]
+        self.say("done" if len(sent) == len(operation.points) else "undone", operation)
+
     def apply(self, operation: Operation) -> None:
         name = operation.collection
         if operation.kind == "create":
             self.store.create(name, CollectionConfig(DIMENSION, operation.distance))
         elif operation.kind == "drop":
             self.store.drop(name)
+        elif operation.kind == "die":
+            VectorAppender.sync = lambda appender: os._exit(0)  # noqa: ARG005
+            self.store.get(name).upsert(batch_of(operation.points))
         elif operation.kind == "reopen":
             self.store.close()
             self.store = self.open()
@@ -262,25 +280,38 @@ def change_connections(statement: str) -> None:
     record.connect = changed
 
 
-def leave_out_syncs(sabotage: str) -> None:
-    """Break the store on purpose: `files` and `names` are not synced, `record` leaves SQLite's commits unsynced."""
-    if sabotage == "files":
+def sabotage_syncs(how: str) -> None:
+    """Break the store on purpose.
+
+    `files`, `vectors` (names in that folder), `collections` (names in that folder) are not synced; `record` leaves
+    SQLite's commits unsynced; `late` syncs vectors after the commit that counts on them.
+    """
+    if how == "files":
         durable.sync_file = lambda fd: None  # noqa: ARG005
-    elif sabotage == "names":
-        durable.sync_directory = lambda path: None  # noqa: ARG005
-    elif sabotage == "record":
+    elif how in ("vectors", "collections"):
+        sync = durable.sync_directory
+        durable.sync_directory = lambda path: None if path.name == how else sync(path)
+    elif how == "record":
         change_connections("PRAGMA synchronous=NORMAL")
-    elif sabotage != "none":
-        raise ValueError(sabotage)
+    elif how == "late":
+        sync_vectors, committed = VectorAppender.sync, VectorAppender.committed
+        VectorAppender.sync = lambda appender: None  # noqa: ARG005
+        VectorAppender.committed = lambda appender: (sync_vectors(appender), committed(appender))
+    elif how != "none":
+        raise ValueError(how)
 
 
 def main() -> None:
-    """Run the operations and leave the store open, as a crash would."""
-    root, sabotage, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    leave_out_syncs(sabotage)
+    """Run one part of the operations and leave the store open, as a crash would."""
+    root, sabotage, seed, part = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    sabotage_syncs(sabotage)
     change_connections("PRAGMA wal_autocheckpoint=16")  # pages: SQLite moves its log into the database often
     runner = Runner(root)
-    for group in operations(seed):
+    groups = operations(seed)
+    dying = next(i for i, group in enumerate(groups) if group[0].kind == "die")
+    if part == "second":
+        runner.settle(groups[dying][0])
+    for group in groups[: dying + 1] if part == "first" else groups[dying + 1 :]:
         threads = [threading.Thread(target=runner.run, args=(operation,)) for operation in group]
         for thread in threads:
             thread.start()

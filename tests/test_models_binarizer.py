@@ -112,6 +112,16 @@ def test_estimate_follows_the_inner_product_and_beats_hamming(d):
     assert correlation(estimate) > correlation(hamming) + 0.02
 
 
+@pytest.mark.parametrize("d", [16, 100, 1030])
+def test_encode_is_levels_and_factors_in_one_pass(d):
+    binarizer = fitted(d, n=20)
+    documents = gaussian(30, d, seed=4)
+    levels, factors = binarizer.encode(documents)
+    assert levels.dtype == np.uint8
+    np.testing.assert_array_equal(levels, binarizer.levels(documents))
+    np.testing.assert_array_equal(factors, correction_factors(binarizer.transform(documents)))
+
+
 def test_correction_factors_by_hand():
     transformed = np.array([[3, -4, 0], [0, 0, 0], [2, 0, 0]], dtype=np.float32)
     factors = correction_factors(transformed)

@@ -1,5 +1,5 @@
 /*
- * A recorder for one process: every call that changes files under $RECORD_ROOT, or syncs them, is appended to
+ * A recorder for one process at a time: every call that changes files under $RECORD_ROOT, or syncs them, is appended to
  * $RECORD_LOG in the order in which the calls took effect. Loaded with LD_PRELOAD; read by
  * tests/durability_replay.py, which must agree on struct entry. Calls that fail are not recorded.
  *
@@ -70,7 +70,7 @@ __attribute__((constructor)) static void start(void)
     if (root_bytes >= sizeof root)
         die("RECORD_ROOT is too long");
     strcpy(root, folder);
-    int fd = real_openat(AT_FDCWD, log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+    int fd = real_openat(AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0)
         die(log);
     log_fd = fcntl(fd, F_DUPFD_CLOEXEC, LOG_FD_FROM);
