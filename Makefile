@@ -5,6 +5,7 @@
 #                     (scripts/install_torch.sh says what to do when there is none)
 #   TORCH_ALLOW_CUDA  not empty: let pip choose the build of torch by itself
 #   PYTEST_ARGS       for example PYTEST_ARGS="-x tests/test_architecture.py"
+#   BENCH_*_ARGS      sizes for "make bench": BENCH_SEARCH_ARGS, BENCH_LOAD_ARGS
 #   BITFOLD_*         the service's settings, passed through as they are
 PYTHON ?= python3
 VENV ?= .venv
@@ -51,7 +52,8 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 
 bench: $(DEV)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/bench_search.py $(or $(BENCH_SEARCH_ARGS),--points 10000 100000 --queries 300)
+	$(BIN)/python benchmarks/bench_load.py $(or $(BENCH_LOAD_ARGS),--points 100000 --graph-points 20000 --texts 500)
 
 docker:
 	$(DOCKER) build --tag $(IMAGE) --build-arg BASE_IMAGE=$(BASE_IMAGE) \

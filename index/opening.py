@@ -29,7 +29,8 @@ def map_file(folder: Path, entry: FileEntry, config: CollectionConfig) -> Vector
     mapped = VectorMap(path, rows=entry.rows)
     layout = mapped.layout
     wanted = (config.dimension, NUMPY_TYPES[config.dtype].itemsize)
-    if (layout.dimension, layout.value_bytes) != wanted or layout.first_row != entry.first_row:
+    fits = (layout.dimension, layout.value_bytes) == wanted and layout.first_row == entry.first_row
+    if not fits or layout.table not in (0, entry.rows):
         raise CorruptCollection(f"{path}: the header does not fit the record")
     return mapped
 

@@ -23,9 +23,16 @@ from index.view import View
 
 # Up to this many allowed rows, reading their vectors costs less than a scan and loses nothing.
 READ_ALLOWED = 1000
-# k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms).
+# k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors make
+# weaker codes and cheaper reads, so what is constant over dimensions is the number of values that rerank reads.
 CANDIDATES = 400
-RERANK = {"Cosine": 200, "Dot": 400, "Euclid": 400}
+RERANK_VALUES = {"Cosine": 76_800, "Dot": 153_600, "Euclid": 153_600}
+RERANK_LEAST, RERANK_MOST = 100, 1000
+
+
+def default_rerank(distance: Distance, dimension: int) -> int:
+    """Return k2, how many full-precision vectors a search reads unless it says otherwise."""
+    return min(max(RERANK_VALUES[distance] // dimension, RERANK_LEAST), RERANK_MOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,7 @@ def search_codes(
     """
     if allowed is not None and len(allowed) <= max(READ_ALLOWED, k):
         return search_exact(view, query, k, distance, allowed, deadline)
-    k2 = max(rerank or RERANK[distance], k)
+    k2 = max(rerank or default_rerank(distance, len(query)), k)
     k1 = max(candidates or CANDIDATES, k2)
     stages = Stages(mode="codes", bits=1)
     clock = Clock(stages, deadline)

@@ -150,16 +150,17 @@ class Segment:
         if self.offsets is None:
             return positions + self.first_row
         offsets = self.offsets[positions]
-        rows: Rows = np.add(offsets, self.first_row, dtype=np.int64)
-        return rows
+        rows: Rows = offsets.astype(np.int64)
+        return rows + self.first_row
 
     def positions_of(self, rows: Rows) -> Positions:
         """Return the positions of those rows that the segment holds."""
         inside = rows[(rows >= self.first_row) & (rows < self.end_row)] - self.first_row
         if self.offsets is None or not len(inside):
             return inside
-        positions = np.minimum(np.searchsorted(self.offsets, inside), len(self) - 1)
-        return positions[self.offsets[positions] == inside]
+        at: Positions = np.minimum(np.searchsorted(self.offsets, inside), len(self) - 1)
+        found: Positions = at[self.offsets[at] == inside]
+        return found
 
     def flags_of(self, rows: Rows) -> NDArray[np.bool_]:
         """Return which positions hold one of these rows (rows elsewhere are passed over)."""

@@ -112,10 +112,6 @@ class VectorWriter:
         """Flush what was appended. An OSError from here means that the disk's state is unknown."""
         durable.sync_file(self._fd)
 
-    def rewind(self, rows: int) -> None:
-        """Forget rows behind `rows`; the next append overwrites them."""
-        self.rows = rows
-
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
@@ -162,12 +158,6 @@ class VectorMap:
         """Return `(n, d)` float32 of rows that the file holds (ascending reads fastest)."""
         positions = np.searchsorted(self._table, rows) if self.has_holes else rows - self.first_row
         return self.vectors[positions].astype(np.float32, copy=False)
-
-    def chunks(self) -> Iterator[tuple[Rows, NDArray[Any]]]:
-        """Yield `(row numbers, vectors as stored)` in bounded pieces."""
-        numbers = self.row_numbers()
-        for start in range(0, len(self), CHUNK_ROWS):
-            yield numbers[start : start + CHUNK_ROWS], self.vectors[start : start + CHUNK_ROWS]
 
 
 def write_with_holes(path: Path, layout: Layout, rows: Rows, pieces: Iterator[NDArray[Any]]) -> list[int]:

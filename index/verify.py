@@ -5,7 +5,6 @@ Reads only, changes nothing on disk. Opening a collection checks headers and len
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -21,7 +20,7 @@ import numpy as np
 import orjson
 
 from index.binarizer import Binarizer, BinarizerFactory
-from index.codes import pack, unpack
+from index.codes import unpack
 from index.errors import CorruptCollection, IndexingError
 from index.ids import from_key, parse_id
 from index.lock import borrow_lock
@@ -111,6 +110,7 @@ class _Collection:
         self._problems = problems
         self._checked = checked
         self._path = folder / "record.db"
+        self._maps: list[VectorMap] = []
 
     def _say(self, path: Path, message: str) -> None:
         self._problems.append(Problem(str(path), message))
@@ -123,6 +123,7 @@ class _Collection:
             self._say(path, f"{message}: row {named}{more}")
 
     def check(self) -> None:
+        """Check all there is."""
         if not self._path.is_file():
             self._say(self._path, "missing")
             return
@@ -151,37 +152,186 @@ class _Collection:
         config = reader.config()
         held = [self._file(reader, entry, config) for entry in reader.files()]
         self._rows(reader, held)
-        self._points(db, reader)
+        self._points(db)
         self._texts(db)
-        self._codes(reader, config)
+        self._codes(reader)
 
     def _file(self, reader: Reader, entry: FileEntry, config: CollectionConfig) -> Rows:
-        """Check a vector file; return the rows that it holds (by the record, if the file is unreadable)."""
+        """Check a vector file; return the rows that it holds, by the record if the file cannot tell."""
         path = self._folder / "vectors" / entry.name
         self._checked["vector files"] += 1
-        batches = reader.batches(entry.name)
-        at = 0
-        for position, count, _ in batches:
-            if position != at:
-                self._say(self._path, f"{entry.name}: a batch begins at {position}, the one before ends at {at}")
-            at = position + count
-        if at != entry.rows:
-            self._say(self._path, f"{entry.name}: its batches have {at} rows, it has {entry.rows}")
+        batches = self._batches(reader, entry)
         try:
             layout = read_layout(path)
-            if not self._header_fits(path, layout, entry, config):
-                return np.arange(entry.first_row, entry.end_row, dtype=np.int64)
-            rows = np.array(VectorMap(path, rows=entry.rows).row_numbers()) if entry.rows else np.arange(0)
-            if (np.diff(rows) <= 0).any() or (len(rows) and not entry.first_row <= rows[0] <= rows[-1] < entry.end_row):
-                self._say(path, "the table of row numbers is damaged")
-            with path.open("rb") as file:
-                for position, count, checksum in batches:
-                    file.seek(layout.data_offset + position * layout.row_bytes)
-                    self._batch(path, file.read, layout, rows[position : position + count], checksum, config)
+            self._header(path, layout, entry, config)
+            mapped = VectorMap(path, rows=entry.rows)
+            rows = mapped.row_numbers()
+            inside = len(rows) == entry.rows and rows[0] >= entry.first_row and rows[-1] < entry.end_row
+            if not inside or (np.diff(rows) <= 0).any():
+                raise CorruptCollection(f"{path}: the row numbers do not fit the record")
+            for position, count, checksum in batches:
+                self._batch(mapped, position, count, checksum, config)
         except CorruptCollection as error:
-            self._say(path, str(error))
-        except OSError as error:
-            self._say(path, f"cannot be read ({error.strerror})")
-        else:
-            return rows
-        return np.arange(entry.first_row, entry.end_row, dtype=np.int64)
+            self._say(path, str(error).removeprefix(f"{path}: "))
+            return np.arange(entry.first_row, entry.end_row, dtype=np.int64)
+        self._maps.append(mapped)
+        return rows
+
+    def _batches(self, reader: Reader, entry: FileEntry) -> list[tuple[int, int, int]]:
+        """Return a file's batches if they follow each other and add up to the file's rows, else none."""
+        batches = reader.batches(entry.name)
+        ends = np.cumsum([0, *(count for _, count, _ in batches)])
+        if [position for position, *_ in batches] != ends[:-1].tolist() or ends[-1] != entry.rows:
+            self._say(self._path, f"the batches of {entry.name} do not add up to its {entry.rows} rows")
+            return []
+        return batches
+
+    def _header(self, path: Path, layout: Layout, entry: FileEntry, config: CollectionConfig) -> None:
+        value_bytes = NUMPY_TYPES[config.dtype].itemsize
+        table = entry.rows if layout.table else 0
+        if layout != Layout(config.dimension, value_bytes, entry.first_row, table) or not entry.rows:
+            raise CorruptCollection(f"{path}: the header does not fit the record")
+        with path.open("rb") as file:
+            if file.read(HEADER_BYTES) != layout.header():
+                self._say(path, "the padding of the header is damaged")
+
+    def _batch(
+        self, mapped: VectorMap, position: int, count: int, checksum: int, config: CollectionConfig
+    ) -> None:
+        self._checked["batches"] += 1
+        step = max(1, READ_BYTES // mapped.layout.row_bytes)
+        crc = 0
+        for start in range(position, position + count, step):
+            vectors = mapped.vectors[start : min(start + step, position + count)]
+            crc = zlib.crc32(vectors.data, crc)
+            numbers = mapped.row_numbers()[start : start + len(vectors)]
+            norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+            self._say_some(mapped.path, "not finite", numbers[~np.isfinite(norms)])
+            if config.distance == "Cosine":
+                off = np.abs(norms - 1) > NORM_TOLERANCE[config.dtype]
+                self._say_some(mapped.path, "not of unit length", numbers[off])
+        if crc != checksum:
+            self._say(
+                mapped.path, f"the checksum of positions {position} to {position + count - 1} does not fit"
+            )
+
+    def _rows(self, reader: Reader, held: list[Rows]) -> None:
+        """Check that every row in the files is either a point or a tombstone, and every one of those a row."""
+        points, tombstones = reader.rows(), reader.tombstones()
+        rows = np.concatenate([np.empty(0, dtype=np.int64), *held])
+        self._checked["rows"] += len(rows)
+        self._checked["points"] += len(points)
+        once, times = np.unique(rows, return_counts=True)
+        say = self._say_some
+        say(self._path, "in two vector files", once[times > 1])
+        say(self._path, "a point and a tombstone", np.intersect1d(points, tombstones))
+        say(self._path, "a point without a vector", np.setdiff1d(points, once))
+        say(self._path, "a tombstone without a vector", np.setdiff1d(tombstones, once))
+        say(self._path, "neither a point nor a tombstone", np.setdiff1d(once, np.union1d(points, tombstones)))
+        if reader.count() != len(points):
+            self._say(self._path, f"the counter says {reader.count()} points, there are {len(points)}")
+
+    def _points(self, db: sqlite3.Connection) -> None:
+        seen: set[int | str] = set()
+        bad: dict[str, list[int]] = {}
+        # Not by the index of ids, which may be what is damaged.
+        for row, key, digest, payload in db.execute("SELECT row, id, hash, payload FROM points NOT INDEXED"):
+            faults = {
+                "an id twice": key in seen,
+                "no valid id": not _is_id(key),
+                "a content hash of the wrong length": len(digest) != HASH_BYTES,
+                "the payload is no JSON object": not _is_object(payload),
+            }
+            seen.add(key)
+            for name in (name for name, found in faults.items() if found):
+                bad.setdefault(name, []).append(row)
+        for name, rows in bad.items():
+            self._say_some(self._path, name, rows)
+
+    def _texts(self, db: sqlite3.Connection) -> None:
+        alone, changed = [], []
+        query = "SELECT texts.row, text, hash FROM texts LEFT JOIN points ON points.row = texts.row"
+        for row, text, digest in db.execute(query):
+            self._checked["texts"] += 1
+            if digest is None:
+                alone.append(row)
+            elif content_hash(text.encode()) != digest:
+                changed.append(row)
+        self._say_some(self._path, "a text without a point", alone)
+        self._say_some(self._path, "the text does not fit its content hash", changed)
+
+    def _binarizers(self, reader: Reader) -> dict[int, Binarizer | None]:
+        """Return the sound binarizers by version; None for each when there is no factory to read them."""
+        sound: dict[int, Binarizer | None] = {}
+        for version, _, checksum, data in reader.binarizers():
+            self._checked["binarizers"] += 1
+            if zlib.crc32(data) != checksum:
+                self._say(self._path, f"the checksum of binarizer {version} does not fit")
+                continue
+            try:
+                sound[version] = self._factory.load(data) if self._factory else None
+            except Exception as error:  # noqa: BLE001 - the factory's own errors are not known here
+                self._say(self._path, f"binarizer {version} cannot be read: {error}")
+        return sound
+
+    def _codes(self, reader: Reader) -> None:
+        binarizers = self._binarizers(reader)
+        files = reader.files()
+        for path in sorted((self._folder / "codes").glob("*.codes")):
+            self._checked["codes files"] += 1
+            try:
+                data = load(path)
+                if data.binarizer not in binarizers:
+                    raise DamagedCodes(f"binarizer {data.binarizer} is damaged or not in the record")
+                _check_range(data, files[-1].end_row if files else 0)
+                binarizer = binarizers[data.binarizer]
+                if binarizer is not None:
+                    self._compare(path, data, binarizer)
+            except DamagedCodes as error:
+                self._say(path, str(error).removeprefix(f"{path}: "))
+
+    def _compare(self, path: Path, data: SegmentData, binarizer: Binarizer) -> None:
+        """Compare codes with what their vectors give now; rows without a vector any more are passed over."""
+        rows = _rows_of(data)
+        for mapped in self._maps:
+            there = np.intersect1d(rows, mapped.row_numbers())
+            for start in range(0, len(there), CHUNK_ROWS):
+                part = there[start : start + CHUNK_ROWS]
+                levels, _ = binarizer.encode(mapped.read(part))
+                stored = unpack(data.codes[np.searchsorted(rows, part)])
+                # Rounding may turn the sign of a value next to zero; another vector turns half of them.
+                different = (levels != stored).sum(axis=1)
+                self._checked["codes"] += len(part)
+                self._say_some(
+                    path, "the codes do not fit the vectors", part[different > levels.shape[1] / 32]
+                )
+
+
+def _rows_of(data: SegmentData) -> Rows:
+    offsets = np.arange(len(data.codes)) if data.offsets is None else data.offsets
+    return offsets.astype(np.int64) + data.first_row
+
+
+def _check_range(data: SegmentData, end_row: int) -> None:
+    rows = _rows_of(data)
+    span = data.end_row - data.first_row
+    whole = data.offsets is not None or len(rows) == span
+    inside = not len(rows) or (rows[0] >= data.first_row and rows[-1] < data.end_row)
+    if not (
+        whole and inside and 0 <= data.first_row <= data.end_row <= end_row and (np.diff(rows) > 0).all()
+    ):
+        raise DamagedCodes(f"the range of rows {data.first_row} to {data.end_row} does not fit the record")
+
+
+def _is_id(key: int | str) -> bool:
+    try:
+        return parse_id(from_key(key)) == from_key(key)
+    except (IndexingError, TypeError):
+        return False
+
+
+def _is_object(payload: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(payload), dict)
+    except ValueError:
+        return False

@@ -1,7 +1,7 @@
 """Files of documents into native NDJSON lines: NDJSON, BEIR, CSV, TSV and Parquet.
 
-Knows nothing of the server. Lines that are native already pass through untouched: the server judges them. What
-is converted here must make sense here, so its errors name the file and the place.
+Knows nothing of the server. Lines that are native already pass through untouched: the server judges them.
+What must be converted has to make sense here, so errors of that name the file and the place.
 """
 
 from __future__ import annotations

@@ -55,13 +55,13 @@ def ingest(
 ) -> Outcome:
     """Make points durable and return what became of each.
 
-    A text that is stored already under its id is not encoded again: nothing is written when its payload is the
-    same too, and its vector is written again beside a new payload when not. With `skip_bad` a text that the
-    encoder refuses is reported and the others are written; else it raises InvalidText and nothing is.
+    A text that is stored already under its id is not encoded again: nothing is written when its payload is
+    the same too, and its vector is written again beside a new payload when not. With `skip_bad` a text that
+    the encoder refuses is reported and the others are written; else it raises InvalidText and nothing is.
     """
     outcome = Outcome()
     outcome.accepted = len(incoming.ids)
-    # Of an id that comes twice the last counts, or an earlier one could undo what a later one found unchanged.
+    # Of an id that comes twice the last counts: an earlier one must not undo what a later one found unchanged.
     latest = sorted({point_id: i for i, point_id in enumerate(incoming.ids)}.values())
     stored = collection.stored([incoming.ids[i] for i in latest])
     changed = [i for i in latest if not _same(incoming, i, stored.get(incoming.ids[i]))]

@@ -1,11 +1,11 @@
-"""What guards the routes: API key, body sizes, room for work, deadlines. Knows nothing of what the work is."""
+"""What guards the routes: API key, body sizes, room for work, deadlines. Knows nothing of the work itself."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
@@ -19,6 +19,7 @@ from service.responses import STARTED, ApiError, failure
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_DRAIN_BYTES: Final = 64 << 20
 OPEN_PATHS: Final = frozenset(("/healthz", "/livez", "/readyz"))
 
 
@@ -122,6 +123,15 @@ async def read_body(request: Request, limit: int) -> bytes:
             headers={"Connection": "close"},
         )
     return b"".join(chunks)
+
+
+async def drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read and forget the rest of a body, up to 64 MiB."""
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > _DRAIN_BYTES:
+            return
 
 
 class Gate:

@@ -22,7 +22,7 @@ from service.errors import EncoderUnavailable, NoEncoder, OtherSpace, ParserFail
 log = logging.getLogger(__name__)
 
 STARTED: Final = "bitfold.started"
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 # A family of errors stands for all of its children that are not listed themselves.
 STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {

@@ -130,7 +130,7 @@ async def create_index(request: Request, collection: str) -> Response:
     asked = query_string(request, WRITE)
     body = await read_json(request, schemas.CreateIndex, asked)
     wished = body.field_schema
-    schema = {"type": wished} if isinstance(wished, str) else wished.model_dump()
+    schema = {"type": wished} if isinstance(wished, str) else {"type": wished.type, **(wished.model_extra or {})}
     await service.writes.run(service.engine.set_field, collection, body.field_name, schema)
     return envelope(request, updated(0), warnings=[*asked.warnings, _INDEX_NOTE])
 

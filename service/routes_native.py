@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from service import openapi, schemas
 from service.bulk import Report, content_encoding, load
 from service.context import Services, deadline_of, page, query_string, read_json, services
 from service.engine import Query
+from service.limits import drain
 from service.openapi import ERRORS, OBJECT, documented, envelope_schema, fields, list_of, ref
 from service.payloads import Shape
 from service.responses import ApiError, envelope, translate
@@ -132,9 +133,14 @@ async def bulk(request: Request, collection: str) -> Response:
     query_string(request, ())
     with service.loads:
         report = Report()
+        chunks = request.stream()
         try:
-            await load(service, collection, request.stream(), content_encoding(request.headers), report)
+            await load(service, collection, chunks, content_encoding(request.headers), report)
+        except ClientDisconnect:
+            raise
         except Exception as error:
+            # A client that is still sending would not see the answer.
+            await drain(chunks)
             wrong = translate(error)
             wrong.partial = report.result()
             raise wrong from error

@@ -1,8 +1,8 @@
 """What clients may send: one strict model per request body, and the table of Qdrant keys without effect here.
 
-Unknown keys are errors. A key that Qdrant has and that changes nothing here is accepted and named in `warnings`.
-Vectors, ids and filters stay raw values in these models: `service/vectors.py` and `index` read them, faster and
-with better messages.
+Unknown keys are errors. A key that Qdrant has and that changes nothing here is accepted and named in
+`warnings`. Vectors, ids and filters stay raw values in these models: `service/vectors.py` and `index` read them,
+faster and with better messages.
 """
 
 from __future__ import annotations
@@ -458,7 +458,9 @@ def _path(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() and part not in _UNION_PARTS:
+        elif part in _UNION_PARTS:
+            continue
+        elif part.isidentifier():
             path += f".{part}" if path else part
         elif part == location[-1] and not part.startswith(("literal[", "function-", "list[", "dict[")):
             path += f"[{part!r}]"

@@ -208,7 +208,10 @@ def batch_of(points: Points) -> Batch:
         vectors=vectors,
         payloads=[json.dumps(kept.payload).encode() for kept in points.values()],
         texts=[kept.text for kept in points.values()],
-        hashes=[content_hash(vector.tobytes()) for vector in vectors],
+        hashes=[
+            content_hash(vector.tobytes() if kept.text is None else kept.text.encode())
+            for kept, vector in zip(points.values(), vectors, strict=True)
+        ],
     )
 
 

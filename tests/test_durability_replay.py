@@ -24,6 +24,7 @@ import index.record
 from index.collection import Collection
 from index.points import SearchParams
 from index.store import Store
+from index.verify import verify
 from tests.durability_replay import SURVIVALS, Disk, Event, Image, build_recorder, read_events
 from tests.durability_workload import (
     ACKNOWLEDGED,
@@ -41,7 +42,7 @@ from tests.durability_workload import (
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 20_261
-CRASHES = 110
+CRASHES = 90
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD needs Linux")
 
@@ -210,8 +211,11 @@ def disk_problems(image: Image, folder: Path, allowed: list[Model]) -> list[str]
     """Open one disk and say what is wrong with it."""
     image.write(folder)
     data = folder / "data"
+    # Before the next start has tidied up, only codes may be damaged: they are never synced, and made again.
+    early = verify_problems(data) if (data / "collections").is_dir() else []
+    problems = [problem for problem in early if ".codes: " not in problem]
     store = Store(data, SignFactory(), OPTIONS)
-    problems = [f"{name} is refused: {why}" for name, why in store.damaged.items()]
+    problems += [f"{name} is refused: {why}" for name, why in store.damaged.items()]
     found: Model = {}
     for name in store.names():
         collection = store.get(name)
@@ -232,7 +236,11 @@ def disk_problems(image: Image, folder: Path, allowed: list[Model]) -> list[str]
         if len(as_kept(again.get(name))) != len(found[name]) + 30:
             problems.append(f"{name}: what was written after the crash is gone after a restart")
     again.close()
-    return problems
+    return problems + verify_problems(data)
+
+
+def verify_problems(data: Path) -> list[str]:
+    return [f"verify: {problem.path}: {problem.message}" for problem in verify(data, SignFactory()).problems]
 
 
 def sizes(model: Model) -> dict[str, int]:
@@ -308,5 +316,4 @@ def test_a_missing_sync_is_noticed(sabotage, recorder, tmp_path) -> None:
     (tmp_path / "run").mkdir()
     broken = record(recorder, tmp_path / "run", sabotage)
     _, problems = replay(broken, tmp_path, count=CRASHES, first_only=True)
-    print(problems)
     assert problems

@@ -1,0 +1,128 @@
+"""What several test files share: a fake encoder whose vectors can be worked out by hand, and servers on free ports."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from index.options import StoreOptions
+from models import InvalidText
+from models.encoder import Encoded
+from service.app import create_app, server_config
+from service.encoders import Encoders
+from service.settings import Settings
+
+WORDS = ("red", "green", "blue", "sun", "moon", "rain", "tree", "stone")
+WINDOW = 8
+
+
+@dataclass
+class FakeEncoder:
+    """One axis a word: a text's vector counts its known words, over the first eight words, scaled to length 1.
+
+    `encoded` lists every document text in the order in which it was encoded.
+    """
+
+    name: str = "fake"
+    space: str = "words/8"
+    dimension: int = len(WORDS)
+    max_tokens: int = WINDOW
+    encoded: list[str] = field(default_factory=list)
+
+    def encode_documents(self, texts: Sequence[str]) -> Encoded:
+        answer = self.encode_queries(texts)
+        self.encoded += texts
+        return answer
+
+    def encode_queries(self, texts: Sequence[str]) -> Encoded:
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
+        for row, text in enumerate(texts):
+            for word in text.split()[:WINDOW]:
+                if word in WORDS:
+                    vectors[row, WORDS.index(word)] += 1
+            if not vectors[row].any():
+                raise InvalidText(f"text {row} has no known word", index=row)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Encoded(vectors=vectors, truncated=np.array([len(text.split()) > WINDOW for text in texts], bool))
+
+
+def fake_encoders(*encoders: FakeEncoder) -> Encoders:
+    """A registry of fakes; the first is the default."""
+    known = {encoder.name: encoder for encoder in encoders}
+    return Encoders(load=known.__getitem__, names={name: {} for name in known}, default=encoders[0].name)
+
+
+class Server:
+    """A live uvicorn in a thread, and a client for it."""
+
+    def __init__(self, settings: Settings, encoders: Encoders, options: StoreOptions | None) -> None:
+        self.app = create_app(settings, encoders=encoders, options=options)
+        self.uvicorn = uvicorn.Server(server_config(self.app, settings))
+        self._thread = threading.Thread(target=self.uvicorn.run, name="uvicorn")
+        self._thread.start()
+        while not self.uvicorn.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the server did not start; its log says why")
+            time.sleep(0.01)
+        port = self.uvicorn.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def stop(self) -> None:
+        """Let requests finish and shut down, as on SIGTERM."""
+        self.http.close()
+        self.uvicorn.should_exit = True
+        self._thread.join()
+
+
+@contextmanager
+def running(
+    data_dir: Path, *encoders: FakeEncoder, options: StoreOptions | None = None, **settings: Any
+) -> Iterator[Server]:
+    """Serve a data directory until the block ends."""
+    configured = Settings(data_dir=data_dir, port=0, log_level="error", **settings)
+    server = Server(configured, fake_encoders(*(encoders or (FakeEncoder(),))), options)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start servers: `serve(*encoders, max_limit=5, ...)`; all of them stop when the test ends."""
+    with ExitStack() as stack:
+
+        def start(*encoders: FakeEncoder, data_dir: Path | None = None, **settings: Any) -> Server:
+            return stack.enter_context(running(data_dir or tmp_path / "data", *encoders, **settings))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory):
+    """One server for all tests that need no settings of their own; each test takes collections of its own name."""
+    with running(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
+@pytest.fixture
+def http(shared_server):
+    """A client of the shared server."""
+    return shared_server.http
+
+
+@pytest.fixture
+def name(request):
+    """A collection name that no other test uses."""
+    return "".join(c if c.isalnum() else "-" for c in request.node.name)[:100]
