@@ -1,6 +1,6 @@
 # The service in one image: no network and no writable root needed at run time, one volume for data.
 #   BASE_IMAGE        any image with Python 3.11 to 3.13 as python3; the same one in both stages
-#   TORCH_INDEX_URL   where torch comes from, see scripts/install_torch.sh
+#   TORCH_INDEX_URL   where torch comes from, see .ci/install_torch.sh
 ARG BASE_IMAGE=python:3.12-slim
 
 FROM ${BASE_IMAGE} AS build
@@ -12,8 +12,8 @@ RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/bitfold
 
 WORKDIR /src
 COPY requirements.lock ./
-COPY scripts/install_torch.sh scripts/
-RUN sh scripts/install_torch.sh /opt/tools/bin/python -m pip --python /opt/bitfold/bin/python
+COPY .ci/install_torch.sh .ci/
+RUN sh .ci/install_torch.sh /opt/tools/bin/python -m pip --python /opt/bitfold/bin/python
 RUN /opt/tools/bin/python -m pip --python /opt/bitfold/bin/python install --no-deps -r requirements.lock
 
 COPY LICENSE pyproject.toml ./
@@ -56,7 +56,7 @@ USER 10001:10001
 VOLUME /data
 EXPOSE 6333
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["/opt/bitfold/bin/python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['BITFOLD_PORT'] + '/healthz', timeout=4)"]
 ENTRYPOINT ["/opt/bitfold/bin/bitfold"]
 CMD ["serve"]

@@ -1,8 +1,7 @@
 # Every target works first, alone, in a clean clone; what is installed already is not installed again.
 #
 #   PYTHON            the Python to build .venv with (3.11, 3.12 or 3.13)
-#   TORCH_INDEX_URL   where torch comes from; empty: a CPU build that pip's own configuration offers
-#                     (scripts/install_torch.sh says what to do when there is none)
+#   TORCH_INDEX_URL   where torch comes from; empty: a CPU build, from pip's own configuration or PyTorch's index
 #   TORCH_ALLOW_CUDA  not empty: let pip choose the build of torch by itself
 #   PYTEST_ARGS       for example PYTEST_ARGS="-x tests/test_architecture.py"
 #   BENCH_*_ARGS      sizes for "make bench": BENCH_SEARCH_ARGS, BENCH_LOAD_ARGS
@@ -72,8 +71,8 @@ $(VENV)/.created:
 	@touch $@
 
 # --no-deps: the lock is the whole truth, "pip check" shows a gap in it instead of filling it with any version.
-$(RUNTIME): $(VENV)/.created requirements.lock pyproject.toml scripts/install_torch.sh
-	scripts/install_torch.sh $(PIP)
+$(RUNTIME): $(VENV)/.created requirements.lock pyproject.toml .ci/install_torch.sh
+	.ci/install_torch.sh $(PIP)
 	$(PIP) install --quiet --no-deps -r requirements.lock
 	$(PIP) install --quiet --no-deps --editable .
 	$(PIP) check

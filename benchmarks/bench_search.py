@@ -77,11 +77,11 @@ def in_process(data_dir: Path, queries: NDArray[np.float32]) -> tuple[list[float
     """Search the same directory with the index in this process: milliseconds, stages, recall@10 against exact."""
     from index.code_index import set_threads
     from index.points import SearchParams
-    from index.store import Store
+    from index.store import Store, StoreOptions
     from models.binarizer import TrainingFreeFactory
 
     set_threads(1)
-    store = Store(data_dir, TrainingFreeFactory())
+    store = Store(data_dir, TrainingFreeFactory(), StoreOptions(background=False))
     collection = store.get(NAME)
     stages: dict[str, list[float]] = {}
     times, found = [], []
@@ -150,7 +150,7 @@ def measure(n: int, d: int, asked: int) -> list[list[object]]:
     print(
         f"{n:,}: loaded in {seconds:.1f} s ({n / seconds:,.0f} points/s), {info['segments_count']} segments, "
         f"recall@10 {recall:.4f}, {memory:.1f} bytes of anonymous memory a point "
-        f"(codes {info['code_bytes_per_point']}), HTTP adds {percentiles(idle1)[0] - p50:.2f} ms to the p50, "
+        f"(codes {info['codes']['bytes_per_point']}), HTTP adds {percentiles(idle1)[0] - p50:.2f} ms to the p50, "
         f"p99 during load / idle: {ratio1:.2f} (1 client), {ratio8:.2f} (8 clients)",
         flush=True,
     )

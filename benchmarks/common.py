@@ -102,8 +102,8 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    raw = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in raw]
+    """Return the processes that any thread of a process started."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 @dataclass(slots=True)

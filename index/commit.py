@@ -61,7 +61,7 @@ class _Pending(Generic[T]):
         self._error: BaseException | None = None
 
     def finish(self, result: T) -> None:
-        self._result, self.done = result, True
+        self._result, self._error, self.done = result, None, True
 
     def fail(self, error: BaseException) -> None:
         self._error, self.done = error, True

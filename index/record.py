@@ -134,16 +134,20 @@ class Reader:
     def scan_rows(self, *, payload: bool = True) -> Iterator[tuple[int, PointId, bytes]]:
         """Yield `(row, id, payload)` in the order of rows: the fast way to see every point."""
         column = "payload" if payload else "x'7b7d'"
-        for row, key, data in self._db.execute(f"SELECT row, id, {column} FROM points"):
+        for row, key, data in self._db.execute(f"SELECT row, id, {column} FROM points ORDER BY row"):
             yield row, from_key(key), data
 
     def rows(self) -> Rows:
         """Return the rows of all points, ascending."""
-        return np.fromiter((row for (row,) in self._db.execute("SELECT row FROM points")), np.int64)
+        return np.fromiter(
+            (row for (row,) in self._db.execute("SELECT row FROM points ORDER BY row")), np.int64
+        )
 
     def tombstones(self) -> Rows:
         """Return the rows that were written and no longer count, ascending."""
-        return np.fromiter((row for (row,) in self._db.execute("SELECT row FROM tombstones")), np.int64)
+        return np.fromiter(
+            (row for (row,) in self._db.execute("SELECT row FROM tombstones ORDER BY row")), np.int64
+        )
 
     def files(self) -> list[FileEntry]:
         """Return the vector files in the order of rows."""

@@ -28,6 +28,10 @@ READ_ALLOWED = 1000
 CANDIDATES = 400
 RERANK_VALUES = {"Cosine": 76_800, "Dot": 153_600, "Euclid": 153_600}
 RERANK_LEAST, RERANK_MOST = 100, 1000
+# An estimate is off by 0.6 * factor * |q| (standard deviation, for signs of a rotated vector): most for long
+# vectors, which under Dot are also the likeliest winners. Ranked two deviations up, lognormal norms (sigma 0.5,
+# d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, and 1.000 of them among 400.
+OPTIMISM = 1.2
 
 
 def default_rerank(distance: Distance, dimension: int) -> int:
@@ -170,6 +174,7 @@ def search_codes(
     k1 = max(candidates or CANDIDATES, k2)
     stages = Stages(mode="codes", bits=1)
     clock = Clock(stages, deadline)
+    bonus = OPTIMISM * float(np.linalg.norm(query)) if distance == "Dot" else 0.0
     mapped: dict[int, tuple[Float32s, float]] = {}
     estimated: list[tuple[Rows, Float32s]] = []
     for segment in view.segments:
@@ -190,7 +195,7 @@ def search_codes(
         stages.scanned += count
         stages.candidates += len(positions)
         with clock.stage("refine"):
-            estimate = segment.factors[positions] * sums + shift
+            estimate = segment.factors[positions] * (sums + bonus) + shift
             if segment.beta is not None:
                 estimate += segment.beta[positions]
             estimated.append((segment.rows_at(positions), estimate))

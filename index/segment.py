@@ -158,6 +158,8 @@ class Segment:
         inside = rows[(rows >= self.first_row) & (rows < self.end_row)] - self.first_row
         if self.offsets is None or not len(inside):
             return inside
+        if not len(self):
+            return np.empty(0, dtype=np.int64)
         at: Positions = np.minimum(np.searchsorted(self.offsets, inside), len(self) - 1)
         found: Positions = at[self.offsets[at] == inside]
         return found

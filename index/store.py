@@ -69,7 +69,7 @@ class Store:
         self._open: dict[str, Collection] = {}
         self.damaged: dict[str, str] = {}
         durable.make_folder(self._folder)
-        self._lock_fd = take_lock(directory)
+        self._lock_fd: int | None = take_lock(directory)
         for path in sorted(self._folder.iterdir()):
             if path.name.startswith(UNFINISHED):
                 shutil.rmtree(path)
@@ -159,7 +159,7 @@ class Store:
         return True
 
     def close(self) -> None:
-        """Stop upkeep, save what makes the next start fast, close everything, give the lock back."""
+        """Stop upkeep, save what makes the next start fast, close everything, give the lock back. Again: nothing."""
         if self._maintainer is not None:
             self._maintainer.stop()
         with self._lock:
@@ -172,4 +172,6 @@ class Store:
                     )
                 collection.close()
             self._open.clear()
-        os.close(self._lock_fd)
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None

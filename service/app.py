@@ -56,6 +56,7 @@ def create_app(
         lifespan=_lifespan(settings, metrics, encoders, options),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(routes_native.health)
     app.include_router(routes_native.router)
@@ -92,22 +93,23 @@ def _lifespan(
             parsers = ParserPool(workers=settings.parser_processes, nice=settings.parser_nice)
             stack.push_async_callback(asyncio.to_thread, parsers.close)
 
-            def pool(name: str, threads: int) -> Pool:
-                made = Pool(name, threads=threads, queue=settings.max_queued, prepare=engine.prepare_thread)
+            def pool(name: str, threads: int, queue: int) -> Pool:
+                made = Pool(name, threads=threads, queue=queue, prepare=engine.prepare_thread)
                 stack.push_async_callback(asyncio.to_thread, made.close)
                 return made
 
             metrics.watch(engine.sizes)
             engine.start()
+            loads = settings.max_concurrent_bulk
             services = Services(
                 settings=settings,
                 engine=engine,
                 metrics=metrics,
-                searches=pool("search", settings.search_threads),
-                writes=pool("write", WRITE_THREADS),
-                bulk=pool("bulk", settings.max_concurrent_bulk),
-                parsing=pool("parsing", settings.parser_processes),
-                loads=Slots("bulk", settings.max_concurrent_bulk),
+                searches=pool("search", settings.search_threads, settings.max_queued),
+                writes=pool("write", WRITE_THREADS, settings.max_queued),
+                bulk=pool("bulk", loads, loads),
+                parsing=pool("parsing", settings.parser_processes, loads),
+                loads=Slots("bulk", loads),
                 parsers=parsers,
             )
             log.info("ready; the routes are listed at http://%s:%d/docs", settings.host, settings.port)

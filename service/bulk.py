@@ -22,6 +22,8 @@ _PIECE: Final = 1 << 16  # bytes that are inflated at a time: about 0.2 ms of th
 # Deflate shrinks nothing to less than 1/1032; text, even a very repetitive one, stays far from that.
 MAX_RATIO: Final = 400
 _RATIO_FROM: Final = 64 << 20
+# Hundreds of lines of 384 numbers; with smaller blocks a load would mostly wait for the disk.
+BLOCK_BYTES: Final = 4 << 20
 
 
 @dataclass(slots=True)
@@ -174,15 +176,23 @@ class _Loader:
             max_line_bytes=settings.max_line_bytes,
             max_text_bytes=settings.max_text_bytes,
         )
-        self.splitter = LineSplitter(max_line_bytes=settings.max_line_bytes, block_lines=settings.bulk_batch)
+        self.splitter = LineSplitter(
+            block_bytes=BLOCK_BYTES, max_line_bytes=settings.max_line_bytes, block_lines=settings.bulk_batch
+        )
 
     async def take(self, block: Block) -> None:
         """Parse a block while the one before it is committed, then begin to commit it."""
         parsed = await self._service.parsing.run(
             self._service.parsers.parse, block.data, block.first_line, self._spec
         )
+        refused = sorted([*parsed.errors, *block.errors], key=lambda error: error.line)
+        self._service.engine.count_load(
+            self._name, received=parsed.received + len(block.errors), rejected=len(refused)
+        )
+        self._report.refuse(refused)
         await self.settle()
-        self._committing = asyncio.create_task(self._commit(parsed, block.errors))
+        if parsed.ids:
+            self._committing = asyncio.create_task(self._commit(parsed))
 
     async def settle(self) -> None:
         """Wait for the commit under way; raises what it raised."""
@@ -190,13 +200,8 @@ class _Loader:
         if committing is not None:
             await asyncio.shield(committing)
 
-    async def _commit(self, parsed: ParsedBlock, too_long: list[LineError]) -> None:
+    async def _commit(self, parsed: ParsedBlock) -> None:
         engine = self._service.engine
-        refused = sorted([*parsed.errors, *too_long], key=lambda error: error.line)
-        engine.count_load(self._name, received=parsed.received + len(too_long), rejected=len(refused))
-        self._report.refuse(refused)
-        if not parsed.ids:
-            return
         incoming = Incoming(parsed.ids, parsed.texts, parsed.vectors, parsed.payloads, parsed.hashes)
         outcome = await self._service.bulk.run(engine.upsert, self._name, incoming, skip_bad=True)
         engine.count_load(self._name, durable=outcome.accepted, rejected=len(outcome.refused))

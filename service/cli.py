@@ -1,6 +1,7 @@
 """The command line: reads arguments, calls the rest, prints.
 
-Every command but `serve` and `verify` is a client of a server. Imports what is heavy only in the command that needs it: parser processes import this module again.
+Every command but `serve` and `verify` is a client of a server. What is heavy is imported only in the command
+that needs it: parser processes import this module again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import itertools
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -90,7 +91,10 @@ def serve(
         allow_insecure=allow_insecure,
     )
     from service.app import create_app, server_config
+    from service.process import return_memory_early, share_cores
 
+    return_memory_early()
+    share_cores()
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -156,9 +160,9 @@ def _load(client: Client, collection: str, file: Path, fields: Fields, *, resume
     if tally is not None:
         typer.echo(f"continuing after {tally.sent} documents, as {checkpoint.path} says", err=True)
     tally = tally or Tally()
-    documents = itertools.islice(read_documents(file, fields), tally.sent, None)
     saved = True
-    with _progress("documents") as progress:
+    with closing(read_documents(file, fields)) as documents, _progress("documents") as progress:
+        remaining = itertools.islice(documents, tally.sent, None)
         task = progress.add_task(file.name, total=max(total, 1), completed=tally.sent)
 
         def on_progress(tally: Tally) -> None:
@@ -167,7 +171,7 @@ def _load(client: Client, collection: str, file: Path, fields: Fields, *, resume
             progress.update(task, completed=tally.sent, total=max(total, tally.sent))
 
         try:
-            upload(client, collection, documents, tally=tally, on_progress=on_progress)
+            upload(client, collection, remaining, tally=tally, on_progress=on_progress)
         except BaseException:
             progress.stop()
             then = "continue" if saved else f"begin again ({checkpoint.path} cannot be written)"
@@ -378,8 +382,9 @@ def verify(
     import orjson
 
     from index.verify import verify as check
+    from models import TrainingFreeFactory
 
-    report = check(data_dir)
+    report = check(data_dir, TrainingFreeFactory())
     if as_json:
         problems = [{"path": str(problem.path), "message": problem.message} for problem in report.problems]
         typer.echo(orjson.dumps({"problems": problems, "checked": report.checked}).decode())
@@ -400,7 +405,7 @@ def demo(url: Url = None) -> None:
     from service.demo import run_demo
     from service.settings import load_client_settings
 
-    run_demo(load_client_settings(url=url), Console(highlight=False))
+    run_demo(load_client_settings(url=url), Console(highlight=False, soft_wrap=True))
 
 
 @app.command()
@@ -409,3 +414,7 @@ def settings() -> None:
     from service.settings import settings_table
 
     typer.echo(settings_table())
+
+
+if __name__ == "__main__":
+    main()

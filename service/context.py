@@ -31,6 +31,8 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _CONSISTENCY: Final = ("majority", "quorum", "all")
 MAX_TIMEOUT: Final = 86_400
+DEFAULT_LIMIT: Final = 10
+_LARGE_BODY: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,13 @@ def _check_value(key: str, value: str) -> None:
 
 async def read_json(request: Request, model: type[R], asked: Asked) -> R:
     """Read and check a body, and note its keys without effect; raises ApiError 400, 413, 415."""
-    body = schemas.read(model, await read_body(request, services(request).settings.max_body_bytes))
+    service = services(request)
+    data = await read_body(request, service.settings.max_body_bytes)
+    if len(data) > _LARGE_BODY:
+        # Milliseconds of parsing, which every search would wait for if it happened in the event loop.
+        body = await service.writes.run(schemas.read, model, data)
+    else:
+        body = schemas.read(model, data)
     asked.warnings += body.warnings()
     return body
 
@@ -117,8 +125,10 @@ def deadline_of(request: Request, asked: Asked) -> float:
 
 
 def page(settings: Settings, limit: int | None, offset: int | None = None) -> tuple[int, int]:
-    """Return limit (default 10) and offset; raises ApiError (400) beyond the setting."""
-    limit, offset = 10 if limit is None else limit, offset or 0
+    """Return limit (10 by default, or what is allowed) and offset; raises ApiError (400) beyond that."""
+    offset = offset or 0
+    if limit is None:
+        limit = max(1, min(DEFAULT_LIMIT, settings.max_limit - offset))
     if limit + offset > settings.max_limit:
         what = "limit + offset" if offset else "limit"
         raise ApiError(

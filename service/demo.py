@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,13 +38,13 @@ EXAMPLES: Final = (
     Example("Why do lumps of ice drop from summer thunderclouds?"),
     Example("What drug was found thanks to a dirty laboratory dish?"),
     Example("How did scholars learn to read ancient Egyptian writing?"),
-    Example("Which world was located with pen and paper before anyone saw it?"),
+    Example("Where in the solar system is there a mountain far higher than Everest?"),
     Example(
-        "music that caused a scandal",
+        "a discovery that saved many lives",
         {
             "must": [
-                {"key": "topic", "match": {"value": "music"}},
-                {"key": "year", "range": {"gte": 1850}},
+                {"key": "topic", "match": {"any": ["medicine", "biology", "plants"]}},
+                {"key": "year", "range": {"lt": 1900}},
             ]
         },
     ),
@@ -80,8 +80,8 @@ def _show(client: Client, console: Console) -> None:
         client.create_texts(COLLECTION, "default")
     tally = Tally()
     started = time.monotonic()
-    documents = read_documents(CORPUS)
-    upload(client, COLLECTION, documents, tally=tally, on_progress=lambda _: None)
+    with closing(read_documents(CORPUS)) as documents:
+        upload(client, COLLECTION, documents, tally=tally, on_progress=lambda _: None)
     seconds = time.monotonic() - started
     console.print(
         f"Collection [bold]{COLLECTION}[/bold] at {client.url}: {tally.accepted} documents in "

@@ -13,8 +13,8 @@ import importlib
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple, cast
@@ -65,8 +65,10 @@ class Fields:
         return not (self.id is None and self.text is None and self.vector is None)
 
 
-def read_documents(path: Path, fields: Fields | None = None) -> Iterator[Document]:
+def read_documents(path: Path, fields: Fields | None = None) -> Generator[Document, None, None]:
     """Yield the documents of a file in its order; `.gz` is unpacked (not Parquet).
+
+    Close the generator when it is not read to its end: it holds the file open.
 
     Raises
     ------
@@ -103,18 +105,20 @@ def estimate_count(path: Path) -> int:
 
 def first_dimension(path: Path, fields: Fields | None = None) -> int | None:
     """Return the dimension of the first document's vector, None when it has a text instead."""
-    for document in read_documents(path, fields):
-        try:
-            vector = orjson.loads(document.line).get("vector")
-        except (orjson.JSONDecodeError, AttributeError):
-            return None
-        if isinstance(vector, str):
-            return len(vector.rstrip("=")) * 3 // 4 // 4
-        return len(vector) if isinstance(vector, list) else None
-    raise DocumentError(f"{path}: the file has no documents")
+    with closing(read_documents(path, fields)) as documents:
+        document = next(documents, None)
+    if document is None:
+        raise DocumentError(f"{path}: the file has no documents")
+    try:
+        vector = orjson.loads(document.line).get("vector")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    if isinstance(vector, str):
+        return len(vector.rstrip("=")) * 3 // 4 // 4
+    return len(vector) if isinstance(vector, list) else None
 
 
-def _read_lines(path: Path, fields: Fields) -> Iterator[Document]:
+def _read_lines(path: Path, fields: Fields) -> Generator[Document, None, None]:
     beir: bool | None = None
     with _reading(path), _open(path) as file:
         for number, line in enumerate(file, 1):
@@ -157,7 +161,7 @@ def _from_beir(record: dict[str, Any], path: Path, number: int) -> bytes:
     return orjson.dumps({"id": record["_id"], "text": f"{title} {text}".strip(), "payload": payload})
 
 
-def _read_table(path: Path, fields: Fields, delimiter: str) -> Iterator[Document]:
+def _read_table(path: Path, fields: Fields, delimiter: str) -> Generator[Document, None, None]:
     csv.field_size_limit(_CELL_BYTES)
     with _reading(path), _open(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         rows = csv.DictReader(text, delimiter=delimiter, strict=True)
@@ -226,7 +230,7 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is no JSON type")
 
 
-def _read_parquet(path: Path, fields: Fields) -> Iterator[Document]:
+def _read_parquet(path: Path, fields: Fields) -> Generator[Document, None, None]:
     name = fields.vector or "vector"
     with _reading(path):
         file = _parquet(path).ParquetFile(path)

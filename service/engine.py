@@ -106,7 +106,8 @@ class Engine:
         self._faiss_threads = faiss_threads
         self._store = Store(data_dir, TrainingFreeFactory(), options)
         self._loads: dict[str, Load] = {}
-        self._lock = threading.Lock()  # guards _loads and the read-modify-write of attributes
+        self._lock = threading.Lock()  # guards _loads; never held while anything is written
+        self._attributes_lock = threading.Lock()  # makes read, change and write of attributes one step
 
     def start(self) -> None:
         """Begin to load the default encoder."""
@@ -223,7 +224,8 @@ class Engine:
         found: list[Sizes] = []
         for name in self._store.names():
             try:
-                info = self.get(name).info()
+                with self.using(name) as collection:
+                    info = collection.info()
             except IndexingError:
                 continue  # dropped meanwhile
             found.append(
@@ -240,8 +242,7 @@ class Engine:
 
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """Merge keys into the metadata of a collection; an empty object removes all of it."""
-        with self._lock:
-            collection = self.get(name)
+        with self._attributes_lock, self.using(name) as collection:
             attributes = dict(collection.config.attributes)
             attributes["metadata"] = {**(attributes.get("metadata") or {}), **metadata} if metadata else {}
             self._check_attributes(attributes)
@@ -249,8 +250,7 @@ class Engine:
 
     def set_field(self, name: str, field_name: str, schema: Mapping[str, Any] | None) -> None:
         """Record the wish for a payload index, or (None) take it back."""
-        with self._lock:
-            collection = self.get(name)
+        with self._attributes_lock, self.using(name) as collection:
             attributes = dict(collection.config.attributes)
             fields = dict(attributes.get("payload_schema") or {})
             fields.pop(field_name, None)

@@ -9,6 +9,7 @@ import gzip
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +36,8 @@ class EvaluationError(Exception):
 def ndcg(ranked: Sequence[PointId], judged: Judgements, k: int) -> float:
     """Return the normalised discounted cumulative gain of a ranking, 0 to 1.
 
-    As trec_eval's `ndcg_cut`: gain is the grade itself, discount log2(rank + 1), negative grades are 0, and the
-    ideal ranking is that of all judged documents.
+    As trec_eval's `ndcg_cut`: the gain is the grade, the discount log2(rank + 1). Negative grades count as 0.
+    The ideal ranking is that of all judged documents.
 
     Parameters
     ----------
@@ -184,13 +185,14 @@ def load_corpus(
         client.create_texts(collection, encoder)
     total = estimate_count(corpus)
     tally = Tally()
-    upload(
-        client,
-        collection,
-        read_documents(corpus),
-        tally=tally,
-        on_progress=lambda tally: on_progress("load", tally.sent, total),
-    )
+    with closing(read_documents(corpus)) as documents:
+        upload(
+            client,
+            collection,
+            documents,
+            tally=tally,
+            on_progress=lambda tally: on_progress("load", tally.sent, total),
+        )
     # A document without a word cannot be found, and some data sets have such documents.
     others = [error for error in tally.errors if error["type"] != "invalid_text"]
     if others:

@@ -61,7 +61,7 @@ def ingest(
     """
     outcome = Outcome()
     outcome.accepted = len(incoming.ids)
-    # Of an id that comes twice the last counts: an earlier one must not undo what a later one found unchanged.
+    # Of an id that comes twice the last counts: an earlier one must not undo what a later left unchanged.
     latest = sorted({point_id: i for i, point_id in enumerate(incoming.ids)}.values())
     stored = collection.stored([incoming.ids[i] for i in latest])
     changed = [i for i in latest if not _same(incoming, i, stored.get(incoming.ids[i]))]

@@ -45,9 +45,10 @@ class Pool:
         if self._busy >= self._room:
             raise over_capacity(self._name)
         self._busy += 1
-        future = self._executor.submit(work, *args, **kwargs)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
         loop = asyncio.get_running_loop()
+        future = self._executor.submit(work, *args, **kwargs)
+        # Not when the caller gives up, but when the thread is free again.
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
         return await asyncio.wrap_future(future)
 
     def _leave(self) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from service.errors import ParserFailed
 from service.ndjson import LineSpec, ParsedBlock, parse_block
+from service.process import return_memory_early
 
 _CLOSE_SECONDS: Final = 5.0
 
@@ -45,19 +46,18 @@ class ParserPool:
         """
         with self._slots:
             try:
-                return self._attempt(data, first_line, spec)
+                return self._attempt(self._borrow(), data, first_line, spec)
             except (EOFError, OSError):
                 pass  # killed by somebody, or out of memory: a new process may do better
             try:
-                return self._attempt(data, first_line, spec)
+                return self._attempt(self._replace(), data, first_line, spec)
             except (EOFError, OSError) as error:
                 raise ParserFailed(
                     f"two processes died while they parsed the block at line {first_line}",
                     hint="send the load again; if it happens again, is there enough memory?",
                 ) from error
 
-    def _attempt(self, data: bytes, first_line: int, spec: LineSpec) -> ParsedBlock:
-        worker = self._borrow()
+    def _attempt(self, worker: _Worker, data: bytes, first_line: int, spec: LineSpec) -> ParsedBlock:
         try:
             block = worker.parse(data, first_line, spec)
         except BaseException:
@@ -85,6 +85,14 @@ class ParserPool:
                 raise ParserFailed("the server is shutting down", hint="send the load again when it is back")
             if self._idle:
                 return self._idle.pop()
+        return _Worker(self._nice)
+
+    def _replace(self) -> _Worker:
+        """Return a new worker; an idle one, which may have met the same end, makes room for it."""
+        with self._lock:
+            idle = self._idle.pop() if self._idle else None
+        if idle is not None:
+            idle.close()
         return _Worker(self._nice)
 
     def _give_back(self, worker: _Worker) -> None:
@@ -140,6 +148,7 @@ def _serve(connection: Connection, nice: int) -> None:
     # Ctrl-C reaches the whole process group, and the server still needs its workers while it drains.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(nice)
+    return_memory_early()
     while True:
         try:
             first_line, spec = connection.recv()

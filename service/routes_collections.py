@@ -130,7 +130,9 @@ async def create_index(request: Request, collection: str) -> Response:
     asked = query_string(request, WRITE)
     body = await read_json(request, schemas.CreateIndex, asked)
     wished = body.field_schema
-    schema = {"type": wished} if isinstance(wished, str) else {"type": wished.type, **(wished.model_extra or {})}
+    schema = (
+        {"type": wished} if isinstance(wished, str) else {"type": wished.type, **(wished.model_extra or {})}
+    )
     await service.writes.run(service.engine.set_field, collection, body.field_name, schema)
     return envelope(request, updated(0), warnings=[*asked.warnings, _INDEX_NOTE])
 
@@ -154,8 +156,8 @@ def updated(affected: int) -> dict[str, Any]:
 
 def info(engine: Engine, name: str) -> dict[str, Any]:
     """Return the description of one collection."""
-    collection = engine.get(name)
-    state = collection.info()
+    with engine.using(name) as collection:
+        state = collection.info()
     attributes = collection.config.attributes
     load = engine.load_of(name)
     return {

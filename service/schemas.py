@@ -1,8 +1,8 @@
 """What clients may send: one strict model per request body, and the table of Qdrant keys without effect here.
 
 Unknown keys are errors. A key that Qdrant has and that changes nothing here is accepted and named in
-`warnings`. Vectors, ids and filters stay raw values in these models: `service/vectors.py` and `index` read them,
-faster and with better messages.
+`warnings`. Vectors, ids and filters stay raw values in these models: `service/vectors.py` and `index` read
+them, faster and with better messages.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from service.responses import ApiError
 
@@ -162,12 +163,23 @@ def no_effect(key: str, path: str) -> str:
     return f"{path} has no effect: {NO_EFFECT[key]}"
 
 
+def _unsupported(value: object) -> object:
+    if value is not None:
+        raise PydanticCustomError("unsupported", "is not supported here")
+    return value
+
+
+# Known to Qdrant, and leaving it out of account would change the answer: only null is accepted.
+Unsupported = Annotated[None, BeforeValidator(_unsupported)]
+
+
 class VectorParams(Request):
     """The one vector of a collection."""
 
     size: int = Field(ge=1, le=65_536)
     distance: Literal["Cosine", "Dot", "Euclid"]
     datatype: Literal["float32", "float16"] | None = None
+    multivector_config: Unsupported = None
     hnsw_config: NoEffect = None
     quantization_config: NoEffect = None
     on_disk: NoEffect = None
@@ -296,6 +308,8 @@ class UpsertPoints(Request):
     )
     points: list[PointInput] | None = None
     batch: BatchInput | None = None
+    update_filter: Unsupported = None
+    update_mode: Unsupported = None
     shard_key: NoEffect = None
 
     @model_validator(mode="after")
@@ -377,6 +391,8 @@ class Query(Request):
         json_schema_extra={"example": {"query": {"text": "rivers", "model": "default"}}}
     )
     query: QueryField
+    prefetch: Unsupported = None
+    lookup_from: Unsupported = None
     using: Literal[""] | None = None
     filter: FilterField = None
     params: Params | None = None
@@ -402,6 +418,7 @@ class Scroll(Request):
     model_config = ConfigDict(json_schema_extra={"example": {"limit": 10}})
     offset: Annotated[Any, WithJsonSchema({"anyOf": [_ID, {"type": "null"}]})] = None
     limit: int | None = Field(default=None, ge=1)
+    order_by: Unsupported = None
     filter: FilterField = None
     with_payload: WithPayload | None = None
     with_vector: WithVector | None = None
@@ -446,6 +463,10 @@ def _translated(error: ValidationError, model: type[Request]) -> ApiError:
         known = difflib.get_close_matches(str(first["loc"][-1]), list(model.model_fields), n=1)
         hint = f"did you mean {known[0]}?" if known else "leave it out"
         return ApiError(400, "unknown_key", f"the key {path} is not known here", param=path, hint=hint)
+    if first["type"] == "unsupported":
+        return ApiError(
+            400, "unsupported", f"Qdrant's {path} is not supported here", param=path, hint="leave it out"
+        )
     message = first["msg"].removeprefix("Value error, ")
     return ApiError(400, "invalid_request", f"{path or 'body'}: {message}", param=path or None)
 

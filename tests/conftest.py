@@ -1,4 +1,4 @@
-"""What several test files share: a fake encoder whose vectors can be worked out by hand, and servers on free ports."""
+"""What several test files share: a fake encoder with vectors to work out by hand, servers on free ports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WINDOW = 8
 
 @dataclass
 class FakeEncoder:
-    """One axis a word: a text's vector counts its known words, over the first eight words, scaled to length 1.
+    """One axis a word: a text's vector counts its known words among its first eight, scaled to length 1.
 
     `encoded` lists every document text in the order in which it was encoded.
     """
@@ -53,7 +53,9 @@ class FakeEncoder:
             if not vectors[row].any():
                 raise InvalidText(f"text {row} has no known word", index=row)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return Encoded(vectors=vectors, truncated=np.array([len(text.split()) > WINDOW for text in texts], bool))
+        return Encoded(
+            vectors=vectors, truncated=np.array([len(text.split()) > WINDOW for text in texts], bool)
+        )
 
 
 def fake_encoders(*encoders: FakeEncoder) -> Encoders:
@@ -111,7 +113,7 @@ def serve(tmp_path):
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory):
-    """One server for all tests that need no settings of their own; each test takes collections of its own name."""
+    """One server for all tests that need no settings of their own; each takes collections of its own."""
     with running(tmp_path_factory.mktemp("shared")) as server:
         yield server
 

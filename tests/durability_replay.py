@@ -1,8 +1,10 @@
 """What a disk may hold after a power cut, computed from a recording of one process's input and output.
 
-Reads what `tests/data/record_io.c` writes. The rules, no kinder than POSIX: the content of a file is certain up to
-its last fsync or fdatasync, a name (made, renamed, removed) up to the last fsync of its folder, and whatever came later
-may be there or not, in any combination, writes torn at 512 bytes. Knows nothing of Bitfold.
+Reads what `tests/data/record_io.c` writes. The rules, no kinder than POSIX: the content of a file is certain
+up to its last fsync or fdatasync, a name (made, renamed, removed) up to the last fsync of its folder, and
+whatever came later may be there or not, in any combination, writes torn at 512 bytes.
+
+Knows nothing of Bitfold.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def read_events(log: Path) -> list[Event]:
 
 @dataclass(eq=False)
 class File:
-    """A file's certain content, and what was done to it since: `(offset, bytes)`, or `(length, None)` for a cut."""
+    """A file's certain content, and changes since: `(offset, bytes)`, or `(length, None)` for a cut."""
 
     certain: bytes = b""
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)

@@ -1,15 +1,15 @@
-"""A list of storage operations, what they should leave behind, and a program that runs them and says when each is done.
+"""Storage operations, what they should leave behind, and a program that runs them and says when each is done.
 
 Run under the recorder of `tests/data/record_io.c`:
 
     python -m tests.durability_workload ROOT SABOTAGE SEED first
     python -m tests.durability_workload ROOT SABOTAGE SEED second
 
-The first process ends in the middle of a commit; the second begins with what that left behind. The store lies in
-ROOT/data. Before an operation `{"begin": n}`, and once it is acknowledged `{"done": n}`, is written
-to ROOT/acknowledged, so that the recording holds them in order with the input and output around them; `{"undone": n}`
-says that an operation which never ended was found to be absent. SABOTAGE (or `none`)
-leaves out or delays syncs, to prove that the check notices.
+The first process ends in the middle of a commit; the second begins with what that left behind. The store lies
+in ROOT/data. Before an operation `{"begin": n}`, and once it is acknowledged `{"done": n}`, is written to
+ROOT/acknowledged, so that the recording holds them in order with the input and output around them;
+`{"undone": n}` says that an operation which never ended was found to be absent. SABOTAGE (or `none`) leaves
+out or delays syncs, to prove that the check notices.
 """
 
 from __future__ import annotations
@@ -38,11 +38,17 @@ from index.store import Store
 
 DIMENSION = 16
 ACKNOWLEDGED = "acknowledged"
-# 12 rows a vector file, codes from 16 points on, every segment saved: each path is reached within a few batches.
+# 12 rows a vector file, codes from 16 points on, every segment saved: a few batches reach every path.
 OPTIONS = StoreOptions(
-    exact_below=0, first_fit=16, tail_rows=24, fan_out=3, save_rows=1, file_bytes=12 * DIMENSION * 4, dead_share=0.5,
+    exact_below=0,
+    first_fit=16,
+    tail_rows=24,
+    fan_out=3,
+    save_rows=1,
+    file_bytes=12 * DIMENSION * 4,
+    dead_share=0.5,
     background=False,
-)  # fmt: skip
+)
 
 Float32s = NDArray[np.float32]
 
@@ -190,7 +196,9 @@ def operations(seed: int) -> list[list[Operation]]:
     plan.add({"kind": "drop", "collection": "b"})
     plan.add({"kind": "create", "collection": "b", "distance": "Cosine"})
     plan.add(upsert("b", 14))
-    plan.add({"kind": "edit", "collection": "b", "ids": plan.some("b", 20), "payload": {"edited": 2, "n": -1}})
+    plan.add(
+        {"kind": "edit", "collection": "b", "ids": plan.some("b", 20), "payload": {"edited": 2, "n": -1}}
+    )
     plan.add({"kind": "upsert", "collection": "a", "points": plan.points([300])})
     plan.add({"kind": "optimize", "collection": "a"})
     plan.add({"kind": "create", "collection": "c", "distance": "Dot"})
@@ -237,7 +245,11 @@ class Runner:
     def settle(self, operation: Operation) -> None:
         """Say what became of the operation that another process began and did not end."""
         there = self.store.get(operation.collection).points(list(operation.points), with_vector=True)
-        sent = [point for point in there if tuple(point.vector.tolist()) == operation.points[point.id].vector]
+        sent = [
+            point
+            for point in there
+            if point.vector is not None and tuple(point.vector.tolist()) == operation.points[point.id].vector
+        ]
         self.say("done" if len(sent) == len(operation.points) else "undone", operation)
 
     def apply(self, operation: Operation) -> None:
@@ -247,7 +259,7 @@ class Runner:
         elif operation.kind == "drop":
             self.store.drop(name)
         elif operation.kind == "die":
-            VectorAppender.sync = lambda appender: os._exit(0)  # noqa: ARG005
+            VectorAppender.sync = lambda _: os._exit(0)  # type: ignore[method-assign, assignment]
             self.store.get(name).upsert(batch_of(operation.points))
         elif operation.kind == "reopen":
             self.store.close()
@@ -286,8 +298,8 @@ def change_connections(statement: str) -> None:
 def sabotage_syncs(how: str) -> None:
     """Break the store on purpose.
 
-    `files`, `vectors` (names in that folder), `collections` (names in that folder) are not synced; `record` leaves
-    SQLite's commits unsynced; `late` syncs vectors after the commit that counts on them.
+    `files`, `vectors` (names in that folder), `collections` (names in that folder) are not synced; `record`
+    leaves SQLite's commits unsynced; `late` syncs vectors after the commit that counts on them.
     """
     if how == "files":
         durable.sync_file = lambda fd: None  # noqa: ARG005
@@ -298,8 +310,13 @@ def sabotage_syncs(how: str) -> None:
         change_connections("PRAGMA synchronous=NORMAL")
     elif how == "late":
         sync_vectors, committed = VectorAppender.sync, VectorAppender.committed
-        VectorAppender.sync = lambda appender: None  # noqa: ARG005
-        VectorAppender.committed = lambda appender: (sync_vectors(appender), committed(appender))
+
+        def sync_then_commit(appender: VectorAppender) -> None:
+            sync_vectors(appender)
+            committed(appender)
+
+        VectorAppender.sync = lambda _: None  # type: ignore[method-assign, assignment]
+        VectorAppender.committed = sync_then_commit  # type: ignore[method-assign, assignment]
     elif how != "none":
         raise ValueError(how)
 

@@ -186,7 +186,7 @@ def test_locks_are_closed() -> None:
     assert sorted(missing) == []
 
 
-@pytest.mark.parametrize("script", [".ci/run", "scripts/install_torch.sh", "tests/check_image.sh"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/install_torch.sh", "tests/check_image.sh"])
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = ROOT / script
     assert os.access(path, os.X_OK)

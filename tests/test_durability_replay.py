@@ -1,4 +1,4 @@
-"""No acknowledged write is lost to a power cut: a real run is recorded, and disks that a cut may leave are opened.
+"""No acknowledged write is lost to a power cut: a run is recorded, and disks that a cut may leave are opened.
 
 SIGKILL cannot show this, because the kernel still writes what a killed process has not synced.
 """
@@ -42,7 +42,7 @@ from tests.durability_workload import (
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 20_261
-CRASHES = 90
+CRASHES = 60
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD needs Linux")
 
@@ -66,7 +66,12 @@ def record(recorder: Path, folder: Path, sabotage: str) -> Recording:
     """Run the workload in fresh processes under the recorder."""
     root, log = (folder / "world").resolve(), folder / "recording"
     root.mkdir()
-    environment = {**os.environ, "RECORD_ROOT": str(root), "RECORD_LOG": str(log), "LD_PRELOAD": str(recorder)}
+    environment = {
+        **os.environ,
+        "RECORD_ROOT": str(root),
+        "RECORD_LOG": str(log),
+        "LD_PRELOAD": str(recorder),
+    }
     for part in ("first", "second"):
         command = [sys.executable, "-m", "tests.durability_workload", str(root), sabotage, str(SEED), part]
         done = subprocess.run(
@@ -75,7 +80,9 @@ def record(recorder: Path, folder: Path, sabotage: str) -> Recording:
         if "cannot be preloaded" in done.stderr:
             pytest.skip(f"the loader refuses the recorder: {done.stderr.strip()[:200]}")
         assert done.returncode == 0, done.stderr
-        assert ("finished" in done.stdout) == (part == "second"), "the first process ends in its last operation"
+        assert ("finished" in done.stdout) == (part == "second"), (
+            "the first process ends in its last operation"
+        )
     return Recording(root, read_events(log))
 
 
@@ -163,17 +170,16 @@ def as_kept(collection: Collection) -> Points:
 
 def same(expected: Points, found: Points, cosine: bool) -> bool:
     """Compare what was sent with what came back."""
+    ids = list(expected)
     if expected.keys() != found.keys():
         return False
-    for point_id, kept in expected.items():
-        there = found[point_id]
-        if (kept.payload, kept.text) != (there.payload, there.text):
-            return False
-        vector = np.array(kept.vector, dtype=np.float64)
-        wanted = vector / np.linalg.norm(vector) if cosine else vector
-        if not np.allclose(wanted, there.vector, rtol=0, atol=1e-6 if cosine else 0):
-            return False
-    return True
+    if any((expected[i].payload, expected[i].text) != (found[i].payload, found[i].text) for i in ids):
+        return False
+    sent = np.array([expected[i].vector for i in ids], dtype=np.float64).reshape(-1, DIMENSION)
+    there = np.array([found[i].vector for i in ids], dtype=np.float64).reshape(-1, DIMENSION)
+    if cosine:
+        return np.allclose(sent / np.linalg.norm(sent, axis=1, keepdims=True), there, rtol=0, atol=1e-6)
+    return np.array_equal(sent, there)
 
 
 def search_problems(collection: Collection, points: Points) -> list[str]:
@@ -195,7 +201,7 @@ def search_problems(collection: Collection, points: Points) -> list[str]:
 
 
 def write_more(collection: Collection, problems: list[str]) -> None:
-    """After a crash writing goes on: over the remains of unacknowledged rows, which must not shine through."""
+    """Writing goes on over the remains of unacknowledged rows, which must not shine through."""
     more = Plan(collection.view.tail.end_row).points([f"more-{n}" for n in range(30)])
     before = as_kept(collection)
     collection.upsert(batch_of(more))
@@ -223,7 +229,8 @@ def disk_problems(image: Image, folder: Path, allowed: list[Model]) -> list[str]
         problems += search_problems(collection, found[name])
     cosine = {name: store.get(name).config.distance == "Cosine" for name in store.names()}
     if not any(
-        model.keys() == found.keys() and all(same(model[n], found[n], cosine[n]) for n in model) for model in allowed
+        model.keys() == found.keys() and all(same(model[n], found[n], cosine[n]) for n in model)
+        for model in allowed
     ):
         problems.append(f"the store holds {sizes(found)}, allowed were {[sizes(model) for model in allowed]}")
     for name in store.names():
@@ -247,7 +254,9 @@ def sizes(model: Model) -> dict[str, int]:
     return {name: len(points) for name, points in model.items()}
 
 
-def replay(recording: Recording, folder: Path, *, count: int, first_only: bool = False) -> tuple[int, list[str]]:
+def replay(
+    recording: Recording, folder: Path, *, count: int, first_only: bool = False
+) -> tuple[int, list[str]]:
     """Check sampled crashes; return how many different disks were opened, and what was wrong."""
     rng = np.random.default_rng(SEED)
     opened, problems = 0, []
@@ -271,7 +280,7 @@ def replay(recording: Recording, folder: Path, *, count: int, first_only: bool =
 
 @pytest.fixture(autouse=True)
 def _quick(caplog, monkeypatch) -> None:
-    """The disks opened here need not outlive a power cut themselves; warnings about lost codes are expected."""
+    """The disks opened here need not outlive a power cut; warnings about lost codes are expected."""
     caplog.set_level(logging.CRITICAL, logger="index")
     connect = index.record.connect
 
@@ -281,8 +290,8 @@ def _quick(caplog, monkeypatch) -> None:
         return connection
 
     monkeypatch.setattr("index.record.connect", unsynced)
-    monkeypatch.setattr("index.durable.sync_file", lambda fd: None)
-    monkeypatch.setattr("index.durable.sync_directory", lambda path: None)
+    monkeypatch.setattr("index.durable.sync_file", lambda _: None)
+    monkeypatch.setattr("index.durable.sync_directory", lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +317,7 @@ def test_the_recording_misses_nothing(recording) -> None:
 def test_a_power_cut_loses_nothing_that_was_acknowledged(recording, tmp_path) -> None:
     opened, problems = replay(recording, tmp_path, count=CRASHES)
     assert problems == []
-    assert opened >= 150
+    assert opened >= 100
 
 
 @pytest.mark.parametrize("sabotage", ["files", "vectors", "collections", "record", "late"])

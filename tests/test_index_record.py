@@ -74,6 +74,14 @@ def test_overwritten_and_killed_rows_become_tombstones(record):
         assert reader.seq() == 3
 
 
+def test_rows_come_ascending_whatever_the_order_of_ids(record):
+    put(record, 0, [9, "b", 5, 1, "a"])
+    with record.snapshot() as reader:
+        assert reader.rows().tolist() == [0, 1, 2, 3, 4]
+        assert [row for row, *_ in reader.scan_rows(payload=False)] == [0, 1, 2, 3, 4]
+        assert [row for row, *_ in reader.scan()] == [3, 2, 0, 4, 1]
+
+
 def test_a_failed_transaction_leaves_nothing(record):
     put(record, 0, [1])
     with pytest.raises(ZeroDivisionError), record.transaction() as writer:

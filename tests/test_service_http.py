@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from http.client import HTTPConnection
 
 import numpy as np
 import orjson
 import pytest
-from tests.conftest import WORDS, FakeEncoder, fake_encoders
 
 from service import schemas
-from service.encoders import Encoders
+from service.encoders import Encoders, open_encoders
 from service.limits import Pool
 from service.responses import ApiError
+from service.settings import Settings
+from tests.conftest import WORDS, FakeEncoder, Server, fake_encoders
 
 DIMENSION = len(WORDS)
 
@@ -111,7 +113,11 @@ def test_a_collection_of_vectors_is_described_in_qdrants_shape(http, name):
     info = ok(http.get(path))
     assert info["status"] == "green"
     assert info["points_count"] == 1
-    assert info["config"]["params"]["vectors"] == {"size": DIMENSION, "distance": "Euclid", "datatype": "float32"}
+    assert info["config"]["params"]["vectors"] == {
+        "size": DIMENSION,
+        "distance": "Euclid",
+        "datatype": "float32",
+    }
     assert (info["encoder"], info["space"], info["read_only"]) == (None, None, None)
     assert (info["received"], info["durable"], info["rejected"]) == (1, 1, 0)
     assert info["disk_bytes"]["vectors"] > 0
@@ -152,13 +158,20 @@ def test_exists_list_and_drop(http, name):
     refused(http.get(path), 404, "unknown_collection")
 
 
-@pytest.mark.parametrize("bad", ["..", ".hidden", "a%2Fb", "..%2f..%2fetc", "a%5Cb", "a%00b", "x" * 300, "%0A"])
+@pytest.mark.parametrize(
+    "bad", ["..", ".hidden", "a%2Fb", "..%2f..%2fetc", "a%5Cb", "a%00b", "x" * 300, "%0A"]
+)
 def test_names_that_are_paths_are_refused(serve, tmp_path, bad):
     server = serve()
-    # A raw request: clients resolve dots before they send.
-    request = server.http.build_request("PUT", "/collections/x", json={"vectors": {"size": 3, "distance": "Dot"}})
-    request.url = request.url.copy_with(raw_path=f"/collections/{bad}".encode())
-    refused(server.http.send(request), 400, "invalid_name")
+    # httpx would resolve the dots before it sends them.
+    connection = HTTPConnection(server.url.removeprefix("http://"))
+    connection.request(
+        "PUT", f"/collections/{bad}", orjson.dumps({"vectors": {"size": 3, "distance": "Dot"}})
+    )
+    response = connection.getresponse()
+    body = orjson.loads(response.read())
+    connection.close()
+    assert (response.status, body["type"]) == (400, "invalid_name"), body
     assert list((tmp_path / "data" / "collections").iterdir()) == []
 
 
@@ -170,8 +183,12 @@ def test_names_that_are_paths_are_refused(serve, tmp_path, bad):
         ({"vectors": {"size": 3.0, "distance": "Dot"}}, "invalid_request", "vectors.size"),
         ({"vectors": {"size": 3, "distance": "Manhattan"}}, "invalid_request", "vectors.distance"),
         ({"vectors": {"a": {"size": 3, "distance": "Dot"}}}, "invalid_request", "vectors"),
-        ({"vectors": {"size": 3, "distance": "Dot", "multivector_config": {}}}, "unknown_key", None),
-        ({"vectors": {"size": 3, "distance": "Dot"}, "sparse_vectors": {"a": {}}}, "invalid_request", "sparse_vectors"),
+        ({"vectors": {"size": 3, "distance": "Dot", "multivector_config": {}}}, "unsupported", None),
+        (
+            {"vectors": {"size": 3, "distance": "Dot"}, "sparse_vectors": {"a": {}}},
+            "invalid_request",
+            "sparse_vectors",
+        ),
         ({"vector": {"size": 3, "distance": "Dot"}}, "unknown_key", "vector"),
         ({"encoder": "no-such"}, "unknown_encoder", None),
         ({"encoder": "default", "vectors": {"size": 3, "distance": "Dot"}}, "other_space", "vectors.size"),
@@ -195,7 +212,10 @@ def test_metadata_is_merged_and_emptied(http, name):
 
 
 def test_stock_clients_name_the_encoder_in_metadata(http, name):
-    body = {"vectors": {"size": DIMENSION, "distance": "Cosine"}, "metadata": {"bitfold": {"encoder": "default"}}}
+    body = {
+        "vectors": {"size": DIMENSION, "distance": "Cosine"},
+        "metadata": {"bitfold": {"encoder": "default"}},
+    }
     ok(http.put(f"/collections/{name}", json=body))
     assert ok(http.get(f"/collections/{name}"))["encoder"] == "fake"
 
@@ -205,12 +225,18 @@ def test_payload_indexes_are_recorded_and_forgotten(http, name):
     response = http.put(f"{path}/index", json={"field_name": "a.b", "field_schema": "keyword"})
     assert ok(response)["status"] == "completed"
     assert "recorded" in response.json()["warnings"][0]
-    ok(http.put(f"{path}/index", json={"field_name": "c", "field_schema": {"type": "text", "min_token_len": 2}}))
+    ok(
+        http.put(
+            f"{path}/index", json={"field_name": "c", "field_schema": {"type": "text", "min_token_len": 2}}
+        )
+    )
     schema = ok(http.get(path))["payload_schema"]
     assert {field: entry["data_type"] for field, entry in schema.items()} == {"a.b": "keyword", "c": "text"}
     ok(http.delete(f"{path}/index/a.b"))
     assert list(ok(http.get(path))["payload_schema"]) == ["c"]
-    refused(http.put(f"{path}/index", json={"field_name": "g", "field_schema": "geo"}), 400, "invalid_request")
+    refused(
+        http.put(f"{path}/index", json={"field_name": "g", "field_schema": "geo"}), 400, "invalid_request"
+    )
 
 
 # Keys without effect and unknown keys
@@ -228,7 +254,8 @@ def test_known_keys_without_effect_are_named_in_warnings(http, name):
     ok(response)
     named = {warning.split()[0] for warning in response.json()["warnings"]}
     assert named == {
-        "timeout", "vectors.on_disk", "vectors.hnsw_config", "hnsw_config", "quantization_config", "shard_number",
+        "timeout", "vectors.on_disk", "vectors.hnsw_config", "hnsw_config", "quantization_config",
+        "shard_number",
     }  # fmt: skip
 
 
@@ -268,10 +295,9 @@ def test_every_ineffective_key_of_the_models_has_its_reason():
 @pytest.mark.parametrize(
     ("route", "body", "param"),
     [
-        ("/points/query", {"query": [0.0] * 8, "prefetch": []}, "prefetch"),
         ("/points/query", {"query": [0.0] * 8, "params": {"ef": 3}}, "params.ef"),
         ("/points/query", {"query": {"nearest": [0.0] * 8, "mmr": {}}}, "query.mmr"),
-        ("/points/scroll", {"order_by": "a"}, "order_by"),
+        ("/points/query", {"query": [0.0] * 8, "prefetsch": []}, "prefetsch"),
         ("/points/count", {"exakt": True}, "exakt"),
         ("/search", {"query": "red", "top": 3}, "top"),
         ("/points/query?nope=1", {"query": [0.0] * 8}, "nope"),
@@ -282,7 +308,23 @@ def test_unknown_keys_are_refused_by_name(http, name, route, body, param):
     refused(http.post(path + route, json=body), 400, "unknown_key", param)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"nul", b'{"query": NaN}', b"\xff\xfe", b'"\\ud800"', b"[" * 3000])
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("/points/query", {"query": [0.0] * 8, "prefetch": []}, "prefetch"),
+        ("/points/query", {"query": [0.0] * 8, "lookup_from": {"collection": "a"}}, "lookup_from"),
+        ("/points/scroll", {"order_by": "a"}, "order_by"),
+    ],
+)
+def test_what_qdrant_can_and_this_cannot_is_refused_unless_null(http, name, route, body, param):
+    path = vectors(http, name)
+    refused(http.post(path + route, json=body), 400, "unsupported", param)
+    ok(http.post(path + route, json=body | {param: None}))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"nul", b'{"query": NaN}', b"\xff\xfe", b'"\\ud800"', b"[" * 3000]
+)
 def test_what_is_not_json_is_refused(http, name, body):
     path = vectors(http, name)
     refused(http.post(f"{path}/search", content=body), 400, "invalid_json")
@@ -302,7 +344,12 @@ def test_query_parameters_are_checked(http, name, query):
 def test_points_come_back_as_they_were(http, name):
     path = vectors(http, name)
     payload = {"a": [1, 2.5, None], "b": {"ü": "x"}}
-    put(http, path, {"id": 1, "vector": axis(0, 2.0), "payload": payload}, {"id": "1", "vector": {"": axis(1)}})
+    put(
+        http,
+        path,
+        {"id": 1, "vector": axis(0, 2.0), "payload": payload},
+        {"id": "1", "vector": {"": axis(1)}},
+    )
     found = ok(http.post(f"{path}/points", json={"ids": ["1", 1, 99], "with_vector": True}))
     assert found == [
         {"id": "1", "payload": {}, "vector": axis(1)},
@@ -313,7 +360,13 @@ def test_points_come_back_as_they_were(http, name):
 def test_one_point_by_path(http, name):
     path = texts(http, name)
     uuid = "00000000-0000-0000-0000-0000000000AB"
-    put(http, path, {"id": 7, "text": "red sun"}, {"id": uuid, "text": "moon"}, {"id": "a/b c", "text": "rain"})
+    put(
+        http,
+        path,
+        {"id": 7, "text": "red sun"},
+        {"id": uuid, "text": "moon"},
+        {"id": "a/b c", "text": "rain"},
+    )
     assert ok(http.get(f"{path}/points/7"))["text"] == "red sun"
     assert ok(http.get(f"{path}/points/{uuid.lower()}"))["id"] == uuid.lower()
     assert ok(http.get(f"{path}/points/a%2Fb%20c"))["text"] == "rain"
@@ -394,7 +447,12 @@ def test_delete_by_ids_and_by_filter(http, name):
 
 def test_payload_edits(http, name):
     path = vectors(http, name)
-    put(http, path, {"id": 1, "vector": axis(0), "payload": {"a": 1, "b": {"c": 2}}}, {"id": 2, "vector": axis(1)})
+    put(
+        http,
+        path,
+        {"id": 1, "vector": axis(0), "payload": {"a": 1, "b": {"c": 2}}},
+        {"id": 2, "vector": axis(1)},
+    )
 
     def payload():
         return ok(http.get(f"{path}/points/1"))["payload"]
@@ -404,7 +462,12 @@ def test_payload_edits(http, name):
     ok(http.post(f"{path}/points/payload", json={"payload": {"d": 3}, "key": "b", "points": [1]}))
     assert payload() == {"a": 1, "b": {"c": 2, "d": 3}, "x": 1}
     where = {"must": [{"key": "x", "match": {"value": 1}}]}
-    assert ok(http.post(f"{path}/points/payload/delete", json={"keys": ["a", "b.c"], "filter": where}))["affected"] == 1
+    assert (
+        ok(http.post(f"{path}/points/payload/delete", json={"keys": ["a", "b.c"], "filter": where}))[
+            "affected"
+        ]
+        == 1
+    )
     assert payload() == {"b": {"d": 3}, "x": 1}
     ok(http.put(f"{path}/points/payload", json={"payload": {"only": True}, "points": [1]}))
     assert payload() == {"only": True}
@@ -420,7 +483,9 @@ def test_scroll_pages_through_integers_then_strings(http, name):
     put(http, path, *({"id": i, "vector": axis(0), "payload": {"n": str(i)}} for i in reversed(ids)))
     seen, offset = [], None
     while True:
-        page = ok(http.post(f"{path}/points/scroll", json={"limit": 2, "offset": offset, "with_payload": False}))
+        page = ok(
+            http.post(f"{path}/points/scroll", json={"limit": 2, "offset": offset, "with_payload": False})
+        )
         assert all("payload" not in point for point in page["points"])
         seen += [point["id"] for point in page["points"]]
         offset = page["next_page_offset"]
@@ -462,11 +527,24 @@ def test_scores_on_the_wire(http, name, distance, expected, threshold, kept):
 
 def test_the_forms_of_a_query_agree(http, name):
     path = texts(http, name)
-    put(http, path, {"id": 1, "text": "red sun"}, {"id": 2, "text": "red moon"}, {"id": "x", "text": "rain tree"})
+    put(
+        http,
+        path,
+        {"id": 1, "text": "red sun"},
+        {"id": 2, "text": "red moon"},
+        {"id": "x", "text": "rain tree"},
+    )
     by_text = {"text": "red sun", "model": "fake"}
     vector = [float(np.float32(1 / np.sqrt(2))) if w in ("red", "sun") else 0.0 for w in WORDS]
     expected = [(1, 1.0), (2, 0.5), ("x", 0.0)]
-    for query in (by_text, {"nearest": by_text}, {"text": "red sun"}, vector, {"nearest": vector}, {"": vector}):
+    for query in (
+        by_text,
+        {"nearest": by_text},
+        {"text": "red sun"},
+        vector,
+        {"nearest": vector},
+        {"": vector},
+    ):
         hits = ok(http.post(f"{path}/points/query", json={"query": query}))["points"]
         assert [(hit["id"], pytest.approx(hit["score"], abs=1e-6)) for hit in hits] == expected
     for query in (1, {"nearest": 1}):
@@ -499,7 +577,11 @@ def test_codes_find_what_exact_search_finds(serve):
     http = serve().http
     path = vectors(http, "codes", "Cosine", 32)
     put(http, path, *({"id": i, "vector": row.tolist()} for i, row in enumerate(data)))
-    body = {"query": data[17].tolist(), "limit": 5, "params": {"exact": False, "candidates": 300, "rerank": 300}}
+    body = {
+        "query": data[17].tolist(),
+        "limit": 5,
+        "params": {"exact": False, "candidates": 300, "rerank": 300},
+    }
     by_codes = ok(http.post(f"{path}/search", json=body))
     assert by_codes["stages"]["mode"] == "codes"
     assert by_codes["stages"]["bits"] == 1
@@ -536,7 +618,11 @@ def test_payload_keys_can_be_chosen(http, name, selector, expected):
     path = vectors(http, name)
     payload = {"a": {"b": 1, "c": [{"d": 2, "e": 3}]}, "f": 4}
     put(http, path, {"id": 1, "vector": axis(0), "payload": payload})
-    for route, body in (("/points/query", {"query": axis(0)}), ("/search", {"query": axis(0)}), ("/points/scroll", {})):
+    for route, body in (
+        ("/points/query", {"query": axis(0)}),
+        ("/search", {"query": axis(0)}),
+        ("/points/scroll", {}),
+    ):
         points = ok(http.post(path + route, json={**body, "with_payload": selector}))["points"]
         assert points[0]["payload"] == expected
 
@@ -563,7 +649,9 @@ def test_batch_answers_in_order_and_equals_single_queries(http, name):
 def test_long_texts_are_reported_never_cut_in_silence(http, name):
     path = texts(http, name)
     long = "red " * 9
-    response = http.put(f"{path}/points", json={"points": [{"id": "l", "text": long}, {"id": 2, "text": "red"}]})
+    response = http.put(
+        f"{path}/points", json={"points": [{"id": "l", "text": long}, {"id": 2, "text": "red"}]}
+    )
     assert response.json()["warnings"] == [
         "1 texts are longer than the model's window, their ends are not in the vectors: 'l'"
     ]
@@ -596,13 +684,17 @@ def test_an_encoder_of_another_space_is_refused(serve):
     put(http, path, {"id": 1, "vector": {"text": "red", "model": "twin"}})
     assert twin.encoded == ["red"]
     body = refused(
-        http.post(f"{path}/points/query", json={"query": {"text": "red", "model": "other"}}), 400, "other_space"
+        http.post(f"{path}/points/query", json={"query": {"text": "red", "model": "other"}}),
+        400,
+        "other_space",
     )
     assert "words/other" in body["status"]["error"]
     assert "words/8" in body["status"]["error"]
     points = [{"id": 1, "vector": {"text": "red", "model": "other"}}]
     refused(http.put(f"{path}/points", json={"points": points}), 400, "other_space")
-    refused(http.post(f"{path}/points/query", json={"query": {"text": "a", "model": "?"}}), 400, "unknown_encoder")
+    refused(
+        http.post(f"{path}/points/query", json={"query": {"text": "a", "model": "?"}}), 400, "unknown_encoder"
+    )
     ok(http.post(f"{path}/points/query", json={"query": {"text": "red", "model": "twin"}}))
 
 
@@ -617,9 +709,8 @@ def test_a_collection_whose_encoder_changed_its_space_is_refused_for_texts(serve
 
 
 def test_a_model_that_fails_to_load_keeps_vectors_searchable(tmp_path):
-    from tests.conftest import Server
-
     from service.settings import Settings
+    from tests.conftest import Server
 
     def broken(name):
         raise OSError(f"{name} is truncated")
@@ -685,7 +776,9 @@ def test_limits_of_numbers(serve):
     path = texts(http, "numbers")
     query = {"query": axis(0)}
     ok(http.post(f"{path}/search", json={**query, "limit": 3, "offset": 2}))
-    refused(http.post(f"{path}/search", json={**query, "limit": 3, "offset": 3}), 400, "limit_too_large", "limit")
+    refused(
+        http.post(f"{path}/search", json={**query, "limit": 3, "offset": 3}), 400, "limit_too_large", "limit"
+    )
     refused(http.post(f"{path}/points/query", json={**query, "limit": 6}), 400, "limit_too_large")
     refused(http.post(f"{path}/points/scroll", json={"limit": 6}), 400, "limit_too_large")
     refused(http.post(f"{path}/search", json={**query, "limit": 0}), 400, "invalid_request", "limit")
@@ -726,7 +819,9 @@ def test_over_capacity_is_answered_at_once(serve):
     server = serve(Slow(), search_threads=1, max_queued=0)
     path = texts(server.http, "busy")
     waiting = []
-    thread = threading.Thread(target=lambda: waiting.append(server.http.post(f"{path}/search", json={"query": "sun"})))
+    thread = threading.Thread(
+        target=lambda: waiting.append(server.http.post(f"{path}/search", json={"query": "sun"}))
+    )
     thread.start()
     assert entered.wait(10)
     refusal = server.http.post(f"{path}/search", json={"query": axis(0)})
@@ -795,7 +890,9 @@ def test_a_full_disk_is_507_and_reads_go_on(serve, monkeypatch):
     path = vectors(http, "full")
     put(http, path, {"id": 1, "vector": axis(0)})
     with monkeypatch.context() as patched:
-        patched.setattr(Collection, "upsert", lambda *_: (_ for _ in ()).throw(DiskFull("no room", hint="make some")))
+        patched.setattr(
+            Collection, "upsert", lambda *_: (_ for _ in ()).throw(DiskFull("no room", hint="make some"))
+        )
         body = {"points": [{"id": 2, "vector": axis(0)}]}
         assert refused(http.put(f"{path}/points", json=body), 507, "disk_full")["hint"] == "make some"
         assert len(ok(http.post(f"{path}/search", json={"query": axis(0)}))["points"]) == 1
@@ -825,9 +922,50 @@ def test_requests_under_way_finish_when_the_server_stops(serve):
     path = texts(server.http, "drain")
     put(server.http, path, {"id": 1, "vector": axis(3)})
     answers = []
-    thread = threading.Thread(target=lambda: answers.append(server.http.post(f"{path}/search", json={"query": "sun"})))
+    thread = threading.Thread(
+        target=lambda: answers.append(server.http.post(f"{path}/search", json={"query": "sun"}))
+    )
     thread.start()
     assert entered.wait(10)
     server.uvicorn.should_exit = True
     thread.join()
     assert ok(answers[0])["points"][0]["id"] == 1
+
+
+# The real thing
+
+
+def test_the_packaged_encoder_finds_what_is_meant(tmp_path):
+    settings = Settings(data_dir=tmp_path, port=0, log_level="error")
+    server = Server(settings, open_encoders(default="default", model_dir=None, threads=1), None)
+    try:
+        http = server.http
+        path = texts(http, "facts")
+        put(
+            http,
+            path,
+            {
+                "id": 1,
+                "text": "The Nile flows north through eleven countries.",
+                "payload": {"topic": "rivers"},
+            },
+            {"id": 2, "text": "A violin has four strings and is played with a bow."},
+            {"id": 3, "text": "Penguins are birds that cannot fly but swim well."},
+        )
+        info = ok(http.get(path))
+        assert (info["encoder"], info["config"]["params"]["vectors"]["size"]) == ("minilm", 384)
+        assert info["space"].startswith("all-MiniLM-L6-v2@")
+        for text, expected in (
+            ("a river in Africa", 1),
+            ("musical instrument", 2),
+            ("animals of the Antarctic", 3),
+        ):
+            assert (
+                ok(http.post(f"{path}/search", json={"query": text, "limit": 1}))["points"][0]["id"]
+                == expected
+            )
+        response = http.post(f"{path}/points/bulk", content=orjson.dumps({"id": 4, "text": "word " * 400}))
+        assert ok(response)["truncated_lines"] == [1]
+        assert [e["state"] for e in ok(http.get("/encoders"))["encoders"]] == ["loaded"]
+    finally:
+        server.stop()

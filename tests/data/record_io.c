@@ -37,7 +37,9 @@ static size_t root_bytes;
 static int log_fd = -1;
 static char tracked[FDS];
 
-/* glibc gives some calls a second name for files beyond 2 GiB: both lead to the same function here. */
+_Static_assert(sizeof(off_t) == 8, "offsets of 64 bits, or the plain names of calls cut them");
+
+/* The C library gives some calls a second name for files beyond 2 GiB: both lead to the same function here. */
 #define REAL(result, name, ...)                                            \
     static result (*real)(__VA_ARGS__);                                    \
     if (real == NULL)                                                      \
@@ -57,8 +59,8 @@ static ssize_t real_write(int fd, const void *data, size_t size)
 
 static int real_openat(int folder, const char *path, int flags, mode_t mode)
 {
-    REAL(int, openat64, int, const char *, int, ...);
-    return ((int (*)(int, const char *, int, ...))real)(folder, path, flags, mode);
+    REAL(int, openat, int, const char *, int, ...);
+    return real(folder, path, flags, mode);
 }
 
 __attribute__((constructor)) static void start(void)
@@ -214,7 +216,7 @@ ssize_t write(int fd, const void *data, size_t size)
 
 static ssize_t pwrite_recorded(int fd, const void *data, size_t size, off_t offset)
 {
-    REAL(ssize_t, pwrite64, int, const void *, size_t, off_t);
+    REAL(ssize_t, pwrite, int, const void *, size_t, off_t);
     if (!is_tracked(fd))
         return real(fd, data, size, offset);
     pthread_mutex_lock(&lock);
@@ -241,7 +243,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count)
 
 static int ftruncate_recorded(int fd, off_t length)
 {
-    REAL(int, ftruncate64, int, off_t);
+    REAL(int, ftruncate, int, off_t);
     if (!is_tracked(fd))
         return real(fd, length);
     pthread_mutex_lock(&lock);

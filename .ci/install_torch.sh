@@ -1,13 +1,13 @@
 #!/bin/sh
 # Installs the torch version that requirements.lock pins, and a CUDA build only when one was asked for.
 #
-#   scripts/install_torch.sh PIP [PIP ARGUMENT...]      e.g. scripts/install_torch.sh .venv/bin/python -m pip
+#   .ci/install_torch.sh PIP [PIP ARGUMENT...]      e.g. .ci/install_torch.sh .venv/bin/python -m pip
 #
 # TORCH_INDEX_URL    where torch comes from: PyTorch's CPU index, one of its CUDA indexes, or a mirror of either.
 # TORCH_ALLOW_CUDA   not empty: take whatever pip's own configuration finds, CUDA libraries included.
 #
-# With neither: on Linux only a CPU build (2.x.y+cpu) that pip's own configuration offers is taken, because the build
-# without a label brings gigabytes of CUDA libraries there. On other systems the plain build has no CUDA.
+# With neither: on Linux a CPU build (2.x.y+cpu), from pip's own configuration if that offers one, else from PyTorch's
+# own index, because the build without a label brings gigabytes of CUDA libraries there. Elsewhere the plain build.
 set -eu
 
 lock="$(dirname "$0")/../requirements.lock"
@@ -27,18 +27,8 @@ if [ -n "${TORCH_ALLOW_CUDA:-}" ] || [ "$(uname -s)" != Linux ]; then
     exec "$@" install "$pin"
 fi
 # --no-deps: a CPU build needs nothing beyond requirements.lock, and "pip check" proves it afterwards.
-if "$@" install --no-deps "$pin+cpu"; then
+if "$@" install --no-deps --quiet "$pin+cpu" 2>/dev/null; then
     exit 0
 fi
-cat >&2 <<END
-
-bitfold: pip found no CPU build of $pin, and on Linux the other builds bring gigabytes of CUDA libraries.
-Run the same command again with one of these:
-
-  TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu     the CPU build from PyTorch's own index (about 0.2 GB)
-  TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130   a CUDA build, if you want one
-  TORCH_ALLOW_CUDA=1                                       whatever pip finds by itself
-
-for example:  make serve TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-END
-exit 1
+echo "bitfold: taking the CPU build of $pin from PyTorch's own index (TORCH_INDEX_URL names another source)" >&2
+exec "$@" install --no-deps --index-url https://download.pytorch.org/whl/cpu "$pin+cpu"

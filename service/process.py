@@ -1,0 +1,39 @@
+"""What holds for a whole serving process: how memory goes back, how threads share cores and the interpreter.
+
+Called once by whoever owns the process (the CLI, a parser worker), never by the application itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+from threadpoolctl import threadpool_limits
+
+# glibc's numbers for mallopt.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_MIB = 1 << 20
+
+
+def return_memory_early() -> None:
+    """Make glibc give large blocks back to the system when they are freed; elsewhere do nothing.
+
+    By default it raises its threshold to the largest block it has seen, after which batches of vectors come from
+    heaps that never shrink: 100,000 loaded vectors left 145 MiB behind, with this 47 MiB (docs/log.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    mallopt(_M_MMAP_THRESHOLD, _MIB)
+    mallopt(_M_TRIM_THRESHOLD, _MIB)
+    mallopt(_M_ARENA_MAX, 2)
+
+
+def share_cores(switch_seconds: float = 0.001) -> None:
+    """Keep one request from holding up others.
+
+    BLAS computes in the calling thread, as FAISS does: requests are what runs in parallel. And a thread that
+    computes in Python gives way after 1 ms instead of 5, so that a load does not show in a search's p99.
+    """
+    threadpool_limits(limits=1, user_api="blas")
+    sys.setswitchinterval(switch_seconds)
