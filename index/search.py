@@ -23,14 +23,14 @@ from index.view import View
 
 # Up to this many allowed rows, reading their vectors costs less than a scan and loses nothing.
 READ_ALLOWED = 1000
-# k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors make
-# weaker codes and cheaper reads, so what is constant over dimensions is the number of values that rerank reads.
+# k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors
+# make weaker codes and cheaper reads, so the number of values that rerank reads is what is constant.
 CANDIDATES = 400
 RERANK_VALUES = {"Cosine": 76_800, "Dot": 153_600, "Euclid": 153_600}
 RERANK_LEAST, RERANK_MOST = 100, 1000
 # An estimate is off by 0.6 * factor * |q| (standard deviation, for signs of a rotated vector): most for long
-# vectors, which under Dot are also the likeliest winners. Ranked two deviations up, lognormal norms (sigma 0.5,
-# d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, and 1.000 of them among 400.
+# vectors, which under Dot are also the likeliest winners. Ranked two deviations up, lognormal norms (sigma
+# 0.5, d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, 1.000 among 400.
 OPTIMISM = 1.2
 
 
@@ -195,7 +195,7 @@ def search_codes(
         stages.scanned += count
         stages.candidates += len(positions)
         with clock.stage("refine"):
-            estimate = segment.factors[positions] * (sums + bonus) + shift
+            estimate: Float32s = segment.factors[positions] * np.add(sums, bonus) + shift
             if segment.beta is not None:
                 estimate += segment.beta[positions]
             estimated.append((segment.rows_at(positions), estimate))

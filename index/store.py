@@ -159,7 +159,7 @@ class Store:
         return True
 
     def close(self) -> None:
-        """Stop upkeep, save what makes the next start fast, close everything, give the lock back. Again: nothing."""
+        """Stop upkeep, save what makes the next start fast, close everything, give back the lock."""
         if self._maintainer is not None:
             self._maintainer.stop()
         with self._lock:

@@ -216,7 +216,7 @@ class _Collection:
             )
 
     def _rows(self, reader: Reader, held: list[Rows]) -> None:
-        """Check that every row in the files is either a point or a tombstone, and every one of those a row."""
+        """Check that a row in the files is either a point or a tombstone, and every one of those a row."""
         points, tombstones = reader.rows(), reader.tombstones()
         rows = np.concatenate([np.empty(0, dtype=np.int64), *held])
         self._checked["rows"] += len(rows)

@@ -182,7 +182,9 @@ def test_attributes_can_change(store, collection):
     store.close()
 
 
-@pytest.mark.parametrize(("distance", "dtype"), [("Cosine", "float16"), ("Dot", "float32"), ("Euclid", "float32")])
+@pytest.mark.parametrize(
+    ("distance", "dtype"), [("Cosine", "float16"), ("Dot", "float32"), ("Euclid", "float32")]
+)
 def test_a_restart_changes_nothing(store, distance, dtype):
     collection = store.create("x", config(distance, dtype=dtype))
     fill(collection, 150, texts=True)
@@ -202,7 +204,7 @@ def test_a_restart_changes_nothing(store, distance, dtype):
     store.close()
 
 
-def test_writers_share_syncs(store, collection, monkeypatch):
+def test_writers_share_syncs(collection, monkeypatch):
     real, calls = durable.sync_file, []
 
     def slow(fd):
@@ -213,7 +215,9 @@ def test_writers_share_syncs(store, collection, monkeypatch):
     gate = threading.Event()
     fill(collection, 1)
     monkeypatch.setattr(durable, "sync_file", slow)
-    threads = [threading.Thread(target=fill, args=(collection, 1), kwargs={"first": 10 + i}) for i in range(12)]
+    threads = [
+        threading.Thread(target=fill, args=(collection, 1), kwargs={"first": 10 + i}) for i in range(12)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -222,28 +226,28 @@ def test_writers_share_syncs(store, collection, monkeypatch):
     assert 1 <= len(calls) < 12
 
 
-def test_readers_see_whole_versions(store, collection):
-    """Writers overwrite with vectors and payloads of one version; every hit must hold one version."""
-    n, errors = 10, []
+def versions_of(vector, payload, text):
+    """The version that each part of a point says it belongs to."""
+    return {float(vector[0]) - 1, orjson.loads(payload)["v"], int(text[1:])}
+
+
+def test_readers_see_whole_versions(collection):
+    """Writers overwrite all points at once; everything that a reader sees must be of one version."""
+    n, seen = 10, []
     stop = threading.Event()
 
-    def vectors_at(version):
-        return np.full((n, 16), 1.0 + version, dtype=np.float32)
-
     def write(version):
-        payloads = [{"v": version}] * n
-        collection.upsert(batch_of(range(n), vectors_at(version), payloads, [f"t{version}"] * n))
+        vectors = np.full((n, 16), 1.0 + version, dtype=np.float32)
+        collection.upsert(batch_of(range(n), vectors, [{"v": version}] * n, [f"t{version}"] * n))
 
     def read(params):
-        query = np.full((1, 16), 1.0, dtype=np.float32)
+        query = np.ones((1, 16), dtype=np.float32)
         while not stop.is_set():
             result = collection.search(query, n, params=params, with_vector=True, with_text=True)[0]
-            found = [(orjson.loads(h.payload)["v"], float(h.vector[0]) - 1, int(h.text[1:])) for h in result.hits]
-            if len(found) != n or len({v for version in found for v in version}) != 1:
-                errors.append(found)
-            points, _ = collection.scroll(limit=n, with_vector=True)
-            if len({(orjson.loads(p.payload)["v"], float(p.vector[0])) for p in points}) != 1:
-                errors.append(points)
+            points, _ = collection.scroll(limit=n, with_vector=True, with_text=True)
+            for found in (result.hits, points):
+                versions = set().union(*(versions_of(p.vector, p.payload, p.text) for p in found))
+                seen.append((len(found), len(versions)))
 
     write(0)
     readers = [threading.Thread(target=read, args=(p,)) for p in (SearchParams(exact=True), CODES)]
@@ -256,7 +260,7 @@ def test_readers_see_whole_versions(store, collection):
     stop.set()
     for thread in readers:
         thread.join()
-    assert errors == []
+    assert set(seen) == {(n, 1)}
 
 
 @pytest.mark.parametrize("name", ["pwrite", "fdatasync"])
@@ -278,7 +282,7 @@ def test_a_full_disk_refuses_the_write_and_nothing_else(store, collection, monke
     store.close()
 
 
-def test_a_full_disk_under_a_codes_search_is_no_error(store, collection, monkeypatch):
+def test_a_full_disk_under_a_codes_search_is_no_error(collection, monkeypatch):
     vectors = fill(collection, 5)
     monkeypatch.setattr(Collection, "seal", lambda _self: (_ for _ in ()).throw(DiskFull("full")))
     assert [hit.id for hit in collection.search(vectors[2:3], 5, params=CODES)[0].hits][0] == 2
@@ -311,7 +315,7 @@ def test_a_failing_disk_stops_writing_but_not_reading(store, collection, monkeyp
     store.close()
 
 
-def test_one_bad_operation_costs_the_others_nothing(store, collection):
+def test_one_bad_operation_costs_the_others_nothing(collection):
     fill(collection, 3)
     outcomes = {}
 
@@ -415,7 +419,8 @@ def test_a_damaged_record_is_refused(store, collection, content):
     damaged(store, change)
 
 
-def test_a_record_without_its_tables_is_refused(store, collection):
+@pytest.mark.usefixtures("collection")
+def test_a_record_without_its_tables_is_refused(store):
     def change(folder):
         db = sqlite3.connect(folder / "record.db")
         db.execute("DROP TABLE meta")
@@ -454,7 +459,9 @@ def test_codes_are_made_again(store, collection, caplog, harm):
 
 def flip_binarizer(folder, version):
     db = sqlite3.connect(folder / "record.db")
-    db.execute("UPDATE binarizers SET data = CAST(x'00' || substr(data, 2) AS BLOB) WHERE version = ?", (version,))
+    db.execute(
+        "UPDATE binarizers SET data = CAST(x'00' || substr(data, 2) AS BLOB) WHERE version = ?", (version,)
+    )
     changed = db.total_changes
     db.commit()
     db.close()
@@ -532,7 +539,7 @@ def test_uncommitted_rows_are_overwritten(store, collection):
     store.close()
 
 
-def test_info(store, collection):
+def test_info(collection):
     fill(collection, 70)
     collection.delete([0])
     info = collection.info()

@@ -223,7 +223,7 @@ def test_a_crash_while_codes_are_saved(store, collection, monkeypatch):
     store.close()
 
 
-def test_a_collection_that_has_grown_gets_a_new_binarizer(store, collection):
+def test_a_collection_that_has_grown_gets_a_new_binarizer(collection):
     vectors = fill(collection, 40)
     first = collection.view.binarizers
     assert set(first) == {1}

@@ -84,9 +84,14 @@ def test_rows_come_ascending_whatever_the_order_of_ids(record):
 
 def test_a_failed_transaction_leaves_nothing(record):
     put(record, 0, [1])
-    with pytest.raises(ZeroDivisionError), record.transaction() as writer:
-        writer.kill([0])
-        raise ZeroDivisionError
+
+    def fail():
+        with record.transaction() as writer:
+            writer.kill([0])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with record.snapshot() as reader:
         assert (reader.seq(), reader.count(), reader.tombstones().tolist()) == (1, 1, [])
 

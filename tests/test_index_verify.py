@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_every_part_of_the_vectors_is_checked(data):
     for path in files_of(data, ".vec"):
         start = HEADER_BYTES
         rows = 0
-        if path == with_holes(data):
+        if "-" in path.name:
             rows = int.from_bytes(path.read_bytes()[32:40], "little")
             start += 8 * rows
         length = path.stat().st_size
@@ -186,11 +187,9 @@ def test_every_byte_of_a_codes_file(data):
 def test_codes_of_other_vectors(data):
     path = files_of(data, ".codes")[0]
     codes = load(path)
-    codes.codes.flags.writeable = False
     changed = codes.codes.copy()
     changed[3] ^= 255
-    save(path, type(codes)(codes.first_row, codes.end_row, codes.binarizer, changed, codes.factors, codes.beta,
-                           codes.offsets))  # fmt: skip
+    save(path, replace(codes, codes=changed))
     assert verify(data).problems == []
     complains(data, path, "the codes do not fit the vectors", RotationFactory())
 
@@ -203,8 +202,8 @@ def test_codes_of_other_vectors(data):
 def test_codes_of_another_range_or_binarizer(data, change, message):
     path = files_of(data, ".codes")[0]
     codes = load(path)
-    parts = {name: getattr(codes, name) for name in codes.__slots__}
-    save(path, type(codes)(**{**parts, "offsets": None if "first_row" in change else codes.offsets, **change}))
+    offsets = None if "first_row" in change else codes.offsets
+    save(path, replace(codes, offsets=offsets, **change))
     complains(data, path, message)
 
 
@@ -224,7 +223,7 @@ def test_codes_of_another_range_or_binarizer(data, change, message):
     ("UPDATE meta SET value = '{' WHERE key = 'config'", "cannot be read"),
     ("DELETE FROM meta", "cannot be read"),
     ("UPDATE batches SET rows = rows + 1", "do not add up"),
-    ("UPDATE batches SET position = position + 1 WHERE position > 0", "do not add up"),
+    ("UPDATE batches SET position = 1 WHERE position = 0", "do not add up"),
     ("DELETE FROM batches WHERE position = 0", "do not add up"),
     ("DELETE FROM files WHERE first_row = 0", "a point without a vector"),
     ("UPDATE binarizers SET crc = crc + 1", "the checksum of binarizer"),
