@@ -31,6 +31,7 @@ from service.version import TITLE, bitfold_version
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 30
+KEEP_ALIVE_SECONDS: Final = 60
 WRITE_THREADS: Final = 8  # writes that wait together share one commit
 _DESCRIPTION: Final = (
     "Vector search with compressed embeddings: text or vectors in, a few bits per dimension in memory. "
@@ -141,5 +142,6 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )

@@ -13,6 +13,7 @@ from index.ids import PointId, parse_ids
 from index.payload import parse_payload
 from service import schemas
 from service.engine import Engine
+from service.fields import no_effect
 from service.limits import Pool, Slots, deadline, read_body
 from service.metrics import Metrics
 from service.parser_pool import ParserPool
@@ -88,7 +89,7 @@ def query_string(request: Request, allowed: tuple[str, ...], *, uses_timeout: bo
         if key == "timeout" and uses_timeout:
             asked.timeout = int(value)
         elif (key, value) != ("wait", "true"):
-            asked.warnings.append(schemas.no_effect(key, key))
+            asked.warnings.append(no_effect(key, key))
     return asked
 
 

@@ -9,77 +9,44 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from index.code_index import set_threads
 from index.collection import Collection
 from index.errors import DeadlineExceeded, IndexingError, InvalidPayload, UnknownCollection
-from index.filters import Filter, parse_filter
+from index.filters import parse_filter
 from index.ids import PointId
 from index.options import StoreOptions
 from index.payload import PayloadEdit
 from index.points import (
     CollectionConfig,
     Distance,
-    Hit,
     Point,
-    SearchParams,
-    SearchResult,
-    Stages,
     VectorType,
 )
 from index.store import Store
 from models import TrainingFreeFactory
 from models.errors import ModelError
 from service.encoders import Encoders, TextEncoder
-from service.errors import EngineError, NoEncoder, OtherSpace, UnknownPoint
+from service.errors import EngineError, NoEncoder, OtherSpace
 from service.ingest import Incoming, Outcome, ingest
 from service.metrics import Sizes
-
-Float32s = NDArray[np.float32]
-RawFilter = Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One nearest-neighbour question; exactly one of `vector`, `text` and `point` is set.
-
-    Parameters
-    ----------
-    vector : (d,) float32.
-    text : a text to encode with `encoder`, or with the collection's own if that is None.
-    point : the id of a stored point, which is itself left out of the answer.
-    filter : Qdrant's filter tree as parsed JSON.
-    score_threshold : on the wire's scale: the least score, under Euclid the greatest distance.
-    """
-
-    limit: int
-    vector: Float32s | None = None
-    text: str | None = None
-    encoder: str | None = None
-    point: PointId | None = None
-    offset: int = 0
-    filter: RawFilter = None
-    params: SearchParams = field(default_factory=SearchParams)
-    score_threshold: float | None = None
-    with_payload: bool = True
-    with_text: bool = False
-    with_vector: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Hits with scores as they go over the wire (Euclid: the distance), and what was done to find them."""
-
-    hits: list[Hit]
-    stages: Stages
-    truncated: bool
+from service.queries import (
+    Answer,
+    Float32s,
+    Query,
+    RawFilter,
+    alike,
+    parsed,
+    search_alike,
+    stored_vector,
+    wire_hits,
+)
 
 
 @dataclass(slots=True)
@@ -340,7 +307,7 @@ class Engine:
             return collection.scroll(
                 after=after,
                 limit=limit,
-                filter=_parsed(filter),
+                filter=parsed(filter),
                 with_vector=with_vector,
                 with_text=with_text,
                 deadline=deadline,
@@ -354,7 +321,7 @@ class Engine:
     def count(self, name: str, filter: RawFilter, deadline: float | None) -> int:
         """Count points exactly."""
         with self.using(name) as collection:
-            return collection.count(_parsed(filter), deadline)
+            return collection.count(parsed(filter), deadline)
 
     def search(self, name: str, queries: Sequence[Query], deadline: float | None = None) -> list[Answer]:
         """Answer queries in order; those that ask alike are searched together.
@@ -379,40 +346,19 @@ class Engine:
     def _search(
         self, collection: Collection, queries: Sequence[Query], deadline: float | None
     ) -> list[Answer]:
-        filters = [_parsed(query.filter) for query in queries]
+        filters = [parsed(query.filter) for query in queries]
         started = time.perf_counter()
         vectors, truncated = self._query_vectors(collection, queries)
         encoding = (time.perf_counter() - started) * 1000
         answers: list[Answer | None] = [None] * len(queries)
-        for members in _alike(queries):
-            alike = [queries[i] for i in members]
-            results = self._search_alike(collection, alike, vectors[members], filters[members[0]], deadline)
+        for members in alike(queries):
+            asked = [queries[i] for i in members]
+            results = search_alike(collection, asked, vectors[members], filters[members[0]], deadline)
             for i, result in zip(members, results, strict=True):
                 result.stages.milliseconds["encode"] = round(encoding, 4)
-                hits = _wire_hits(result.hits, queries[i], collection.config.distance)
+                hits = wire_hits(result.hits, queries[i], collection.config.distance)
                 answers[i] = Answer(hits, result.stages, i in truncated)
         return [answer for answer in answers if answer is not None]
-
-    @staticmethod
-    def _search_alike(
-        collection: Collection,
-        queries: Sequence[Query],
-        vectors: Float32s,
-        wanted: Filter | None,
-        deadline: float | None,
-    ) -> list[SearchResult]:
-        first = queries[0]
-        k = max(q.offset + q.limit + (q.point is not None) for q in queries)
-        return collection.search(
-            vectors,
-            k,
-            filter=wanted,
-            params=first.params,
-            with_payload=first.with_payload,
-            with_text=first.with_text,
-            with_vector=first.with_vector,
-            deadline=deadline,
-        )
 
     def _query_vectors(self, collection: Collection, queries: Sequence[Query]) -> tuple[Float32s, set[int]]:
         """Return (nq, d) float32 and the positions of texts that were cut at the model's window."""
@@ -425,7 +371,7 @@ class Engine:
             elif query.text is not None:
                 texts.setdefault(query.encoder, []).append(i)
             elif query.point is not None:
-                vectors[i] = _stored_vector(collection, query.point)
+                vectors[i] = stored_vector(collection, query.point)
         for encoder, members in texts.items():
             encoded = self.encoder_of(collection, encoder).encode_queries(
                 [queries[i].text or "" for i in members]
@@ -433,42 +379,3 @@ class Engine:
             vectors[members] = encoded.vectors
             truncated |= {members[j] for j in np.flatnonzero(encoded.truncated)}
         return vectors, truncated
-
-
-def _parsed(raw: RawFilter) -> Filter | None:
-    return None if raw is None else parse_filter(raw)
-
-
-def _stored_vector(collection: Collection, point: PointId) -> Float32s:
-    found = collection.points([point], with_vector=True)
-    if not found or found[0].vector is None:
-        raise UnknownPoint(
-            f"there is no point {point!r} in {collection.name}",
-            param="query",
-            hint='1 and "1" are different ids',
-        )
-    return found[0].vector
-
-
-def _alike(queries: Sequence[Query]) -> list[list[int]]:
-    """Group the positions of queries that differ only in what they look for and in how much of it."""
-    if len(queries) == 1:
-        return [[0]]
-    groups: dict[object, list[int]] = {}
-    for i, q in enumerate(queries):
-        tree = orjson.dumps(q.filter, option=orjson.OPT_SORT_KEYS)
-        groups.setdefault((tree, q.params, q.with_payload, q.with_text, q.with_vector), []).append(i)
-    return list(groups.values())
-
-
-def _wire_hits(hits: list[Hit], query: Query, distance: Distance) -> list[Hit]:
-    """Leave out the asked point, apply the threshold, cut the page, turn Euclid's scores into distances."""
-    if query.point is not None:
-        hits = [hit for hit in hits if hit.id != query.point or type(hit.id) is not type(query.point)]
-    sign = -1.0 if distance == "Euclid" else 1.0
-    if query.score_threshold is not None:
-        hits = [hit for hit in hits if hit.score >= sign * query.score_threshold]
-    page = hits[query.offset : query.offset + query.limit]
-    if sign > 0:
-        return page
-    return [Hit(h.id, -h.score, h.payload, h.text, h.vector) for h in page]

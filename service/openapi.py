@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service import schemas
+from service.fields import COMPONENT, POINT_ID_SCHEMA
 
 _REF: Final = "#/components/schemas/"
 ERRORS: Final[dict[int, str]] = {
@@ -139,7 +140,7 @@ def _bounds(number: dict[str, Any]) -> dict[str, Any]:
 
 
 _EXTRA_COMPONENTS: Final[dict[str, Any]] = {
-    "PointId": schemas.POINT_ID_SCHEMA,
+    "PointId": POINT_ID_SCHEMA,
     "Filter": _closed(
         (),
         {
@@ -254,8 +255,8 @@ def _referring(schema: Any) -> Any:  # noqa: ANN401 - any JSON value
         return [_referring(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    if schemas.COMPONENT in schema:
-        return ref(schema[schemas.COMPONENT])
+    if COMPONENT in schema:
+        return ref(schema[COMPONENT])
     return {key: _referring(value) for key, value in schema.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from index.points import Hit, Point
-from service.schemas import Selector
+from service.fields import Selector
 
 Tree = dict[str, "Tree"]
 

@@ -12,10 +12,10 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from service import openapi, schemas
 from service.bulk import Report, content_encoding, load
 from service.context import Services, deadline_of, page, query_string, read_json, services
-from service.engine import Query
 from service.limits import drain
 from service.openapi import ERRORS, OBJECT, documented, envelope_schema, fields, list_of, ref
 from service.payloads import Shape
+from service.queries import Query
 from service.responses import ApiError, envelope, translate
 from service.routes_points import TRUNCATED, to_params
 from service.vectors import check_text, read_numbers

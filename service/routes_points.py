@@ -26,10 +26,11 @@ from service.context import (
     read_json,
     services,
 )
-from service.engine import Answer, Query
 from service.errors import UnknownPoint
+from service.fields import Selector, no_effect
 from service.openapi import documented, fields, list_of, ref
 from service.payloads import Shape
+from service.queries import Answer, Query
 from service.responses import ApiError, envelope
 from service.routes_collections import updated
 from service.upsert import write_points
@@ -114,7 +115,7 @@ def _selected(service: Services, body: schemas.PointsSelector) -> list[PointId] 
     return None if body.points is None else read_ids(service.settings, body.points, "points")
 
 
-def _payload(wanted: bool | schemas.Selector | None, *, default: bool) -> bool | schemas.Selector:
+def _payload(wanted: bool | Selector | None, *, default: bool) -> bool | Selector:
     return default if wanted is None else wanted
 
 
@@ -307,7 +308,7 @@ def to_query(service: Services, body: schemas.Query, dimension: int, asked: Aske
         if isinstance(found, TextInput):
             text = found
             if found.options:
-                asked.warnings.append(schemas.no_effect("options", f"{path}.options"))
+                asked.warnings.append(no_effect("options", f"{path}.options"))
         else:
             vector = found
     return Query(

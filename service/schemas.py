@@ -1,4 +1,4 @@
-"""What clients may send: one strict model per request body, and the table of Qdrant keys without effect here.
+"""What clients may send: one strict model per request body.
 
 Unknown keys are errors. A key that Qdrant has and that changes nothing here is accepted and named in
 `warnings`. Vectors, ids and filters stay raw values in these models: `service/vectors.py` and `index` read
@@ -20,123 +20,27 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from service.fields import (
+    ID_LIST_SCHEMA,
+    ID_SCHEMA,
+    NO_EFFECT,
+    NUMBERS_SCHEMA,
+    VECTOR_SCHEMA,
+    FilterField,
+    Ids,
+    NoEffect,
+    Nothing,
+    Payload,
+    PointIdField,
+    QueryField,
+    Unsupported,
+    VectorField,
+    WithPayload,
+    WithVector,
+    no_effect,
+)
 from service.responses import ApiError
-
-NO_EFFECT: Final[dict[str, str]] = {
-    "shard_key": "a collection is one shard",
-    "shard_number": "a collection is one shard",
-    "sharding_method": "a collection is one shard",
-    "replication_factor": "there is one copy of a collection",
-    "write_consistency_factor": "there is one copy of a collection",
-    "consistency": "there is one copy of a collection, every read sees the last acknowledged write",
-    "ordering": "there is one copy of a collection, writes are ordered",
-    "wait": "every write is durable before it is answered",
-    "hnsw_config": "there is no graph index",
-    "hnsw_ef": "there is no graph index; params.candidates and params.rerank set the effort",
-    "acorn": "there is no graph index",
-    "indexed_only": "points without codes are scored exactly and cost little",
-    "quantization_config": "every collection has compressed codes",
-    "quantization": "params.candidates and params.rerank set the effort",
-    "optimizers_config": "segments are managed without settings",
-    "wal_config": "SQLite keeps the log",
-    "on_disk": "vectors lie on disk and codes in memory, always",
-    "on_disk_payload": "payloads lie on disk, always",
-    "memory": "vectors lie on disk and codes in memory, always",
-    "payload": "payloads lie on disk, always",
-    "id_tracker": "ids lie in SQLite",
-    "strict_mode_config": "limits are settings of the server",
-    "params": "a collection has no parameters that can be changed",
-    "options": "encoders have no options",
-    "timeout": "writes run to their end",
-}
-
-# Stands for a reference to a component that is no model of its own; `service/openapi.py` puts it in.
-COMPONENT: Final = "x-component"
-
-NoEffect = Annotated[
-    Any, WithJsonSchema({"description": "Accepted and without effect: named in `warnings`."})
-]
-_IDS = {"type": "array", "items": {COMPONENT: "PointId"}}
-_TEXT_INPUT = {
-    "type": "object",
-    "properties": {"text": {"type": "string"}, "model": {"type": "string"}, "options": {"type": "object"}},
-    "required": ["text"],
-    "additionalProperties": False,
-}
-_NUMBERS = {"type": "array", "items": {"type": "number"}}
-_UNNAMED = {"type": "object", "properties": {"": _NUMBERS}, "required": [""], "additionalProperties": False}
-VECTOR_SCHEMA = {"anyOf": [_NUMBERS, _TEXT_INPUT, _UNNAMED]}
-QUERY_SCHEMA = {
-    "anyOf": [
-        {COMPONENT: "PointId"},
-        _NUMBERS,
-        _TEXT_INPUT,
-        {
-            "type": "object",
-            "properties": {"nearest": {"anyOf": [{COMPONENT: "PointId"}, _NUMBERS, _TEXT_INPUT]}},
-            "required": ["nearest"],
-            "additionalProperties": False,
-        },
-    ]
-}
-POINT_ID_SCHEMA = {
-    "description": 'An unsigned 64-bit integer, a UUID, or any string of 1 to 512 bytes. 1 and "1" differ.',
-    "anyOf": [
-        {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
-        {"type": "string", "minLength": 1, "maxLength": 512},
-    ],
-}
-_SELECTOR = {
-    "anyOf": [
-        {"type": "boolean"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "object", "properties": {"include": {"type": "array", "items": {"type": "string"}}},
-         "required": ["include"], "additionalProperties": False},
-        {"type": "object", "properties": {"exclude": {"type": "array", "items": {"type": "string"}}},
-         "required": ["exclude"], "additionalProperties": False},
-    ]
-}  # fmt: skip
-_ID = {COMPONENT: "PointId"}
-
-PointIdField = Annotated[Any, WithJsonSchema(_ID)]
-Ids = Annotated[list[Any], WithJsonSchema(_IDS)]
-VectorField = Annotated[Any, WithJsonSchema(VECTOR_SCHEMA)]
-QueryField = Annotated[Any, WithJsonSchema(QUERY_SCHEMA)]
-FilterField = Annotated[
-    dict[str, Any] | None,
-    WithJsonSchema({"anyOf": [{COMPONENT: "Filter"}, {"type": "null"}]}),
-]
-Payload = dict[str, Any]
-
-
-class Selector(BaseModel):
-    """Which payload keys to return; both None means all of them. Keys are paths with dots."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    include: list[str] | None = None
-    exclude: list[str] | None = None
-
-
-def _selector(value: object) -> object:
-    if isinstance(value, list):
-        return {"include": value}
-    return value
-
-
-WithPayload = Annotated[bool | Selector, BeforeValidator(_selector), WithJsonSchema(_SELECTOR)]
-
-
-def _with_vector(value: object) -> object:
-    if isinstance(value, list):
-        if value not in ([], [""]):
-            raise ValueError('there is one unnamed vector: use true, false, [] or [""]')
-        return bool(value)
-    return value
-
-
-WithVector = Annotated[bool, BeforeValidator(_with_vector)]
 
 
 class Request(BaseModel):
@@ -156,21 +60,6 @@ class Request(BaseModel):
             elif value is not None and type(self).model_fields[key].annotation is Any and key in NO_EFFECT:
                 found.append(no_effect(key, f"{path}{key}"))
         return found
-
-
-def no_effect(key: str, path: str) -> str:
-    """Return the warning for a key of `NO_EFFECT` that was sent at `path`."""
-    return f"{path} has no effect: {NO_EFFECT[key]}"
-
-
-def _unsupported(value: object) -> object:
-    if value is not None:
-        raise PydanticCustomError("unsupported", "is not supported here")
-    return value
-
-
-# Known to Qdrant, and leaving it out of account would change the answer: only null is accepted.
-Unsupported = Annotated[None, BeforeValidator(_unsupported)]
 
 
 class VectorParams(Request):
@@ -195,15 +84,6 @@ def _unnamed(value: object) -> object:
             )
         return value[""]
     return value
-
-
-def _empty(value: object) -> object:
-    if value not in (None, {}):
-        raise ValueError("sparse vectors are not supported: leave this out or send {}")
-    return value
-
-
-Nothing = Annotated[Any, BeforeValidator(_empty), WithJsonSchema({"type": "object", "maxProperties": 0})]
 
 
 class CreateCollection(Request):
@@ -333,7 +213,7 @@ class PointsSelector(Request):
     """Which points: exactly one of `points` (ids) and `filter`."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"points": [1]}})
-    points: Annotated[list[Any] | None, WithJsonSchema({"anyOf": [_IDS, {"type": "null"}]})] = None
+    points: Annotated[list[Any] | None, WithJsonSchema({"anyOf": [ID_LIST_SCHEMA, {"type": "null"}]})] = None
     filter: FilterField = None
     shard_key: NoEffect = None
 
@@ -374,7 +254,7 @@ class Search(Request):
     """The plain search: a text or a vector, and how many points to find."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"query": "which river flows north", "limit": 3}})
-    query: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _NUMBERS]})]
+    query: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, NUMBERS_SCHEMA]})]
     limit: int | None = Field(default=None, ge=1)
     offset: int | None = Field(default=None, ge=0)
     filter: FilterField = None
@@ -416,7 +296,7 @@ class Scroll(Request):
     """A page of points in id order: integers first, then strings."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"limit": 10}})
-    offset: Annotated[Any, WithJsonSchema({"anyOf": [_ID, {"type": "null"}]})] = None
+    offset: Annotated[Any, WithJsonSchema({"anyOf": [ID_SCHEMA, {"type": "null"}]})] = None
     limit: int | None = Field(default=None, ge=1)
     order_by: Unsupported = None
     filter: FilterField = None

@@ -10,6 +10,7 @@ from index.points import content_hash
 from service import schemas
 from service.context import check_batch, dump_payload
 from service.engine import Engine
+from service.fields import no_effect
 from service.ingest import Incoming
 from service.responses import ApiError
 from service.settings import Settings
@@ -136,5 +137,5 @@ class _Reader:
             )  # fmt: skip
         self._has_text, self.model = True, text.model
         if text.options:
-            self.warnings.append(schemas.no_effect("options", f"{path}.options"))
+            self.warnings.append(no_effect("options", f"{path}.options"))
         return text

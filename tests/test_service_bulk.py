@@ -12,6 +12,8 @@ import numpy as np
 import orjson
 import pytest
 
+from index.collection import Collection
+from index.errors import DiskFull
 from service.bulk import MAX_REPORTED, Inflater, Report
 from service.ndjson import LineError
 from service.responses import ApiError
@@ -292,9 +294,6 @@ def test_more_loads_than_allowed_get_429_and_searches_go_on(serve):
 
 
 def test_disk_full_says_what_was_kept(serve, monkeypatch):
-    from index.collection import Collection
-    from index.errors import DiskFull
-
     http = serve(bulk_batch=10).http
     path = vectors(http, "full")
     write = Collection.upsert

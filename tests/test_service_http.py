@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from http.client import HTTPConnection
@@ -10,8 +11,11 @@ import numpy as np
 import orjson
 import pytest
 
+from index.collection import Collection
+from index.errors import DiskFull
 from service import schemas
 from service.encoders import Encoders, open_encoders
+from service.fields import NO_EFFECT
 from service.limits import Pool
 from service.responses import ApiError
 from service.settings import Settings
@@ -287,7 +291,7 @@ def test_every_ineffective_key_of_the_models_has_its_reason():
         f"{model.__name__}.{key}"
         for model in models(schemas.Request)
         for key, field in model.model_fields.items()
-        if field.metadata and "without effect" in str(field.metadata) and key not in schemas.NO_EFFECT
+        if field.metadata and "without effect" in str(field.metadata) and key not in NO_EFFECT
     ]
     assert silent == []
 
@@ -709,9 +713,6 @@ def test_a_collection_whose_encoder_changed_its_space_is_refused_for_texts(serve
 
 
 def test_a_model_that_fails_to_load_keeps_vectors_searchable(tmp_path):
-    from service.settings import Settings
-    from tests.conftest import Server
-
     def broken(name):
         raise OSError(f"{name} is truncated")
 
@@ -846,8 +847,6 @@ def test_a_search_that_waited_too_long_is_answered_408(serve):
 
 
 def test_pool_refuses_beyond_threads_and_queue():
-    import asyncio
-
     async def overfill():
         release = threading.Event()
         pool = Pool("test", threads=1, queue=1, prepare=lambda: None)
@@ -882,10 +881,20 @@ def test_a_damaged_collection_is_503_and_the_others_work(serve, tmp_path):
     assert "bad" in http.get("/readyz").json()["result"]["collections_damaged"]
 
 
-def test_a_full_disk_is_507_and_reads_go_on(serve, monkeypatch):
-    from index.collection import Collection
-    from index.errors import DiskFull
+def test_a_collection_dropped_during_a_search_is_404(serve, monkeypatch):
+    http = serve().http
+    path = vectors(http, "vanishing")
+    search = Collection.search
 
+    def drop_first(self, *args, **kwargs):
+        ok(http.delete(path))
+        return search(self, *args, **kwargs)
+
+    monkeypatch.setattr(Collection, "search", drop_first)
+    refused(http.post(f"{path}/search", json={"query": axis(0)}), 404, "unknown_collection")
+
+
+def test_a_full_disk_is_507_and_reads_go_on(serve, monkeypatch):
     http = serve().http
     path = vectors(http, "full")
     put(http, path, {"id": 1, "vector": axis(0)})

@@ -1,0 +1,122 @@
+"""Questions and answers of a search: what may be asked together, and how scores go over the wire.
+
+Knows nothing of encoders or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from index.collection import Collection
+from index.filters import Filter, parse_filter
+from index.ids import PointId
+from index.points import Distance, Hit, SearchParams, SearchResult, Stages
+from service.errors import UnknownPoint
+
+Float32s = NDArray[np.float32]
+RawFilter = Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One nearest-neighbour question; exactly one of `vector`, `text` and `point` is set.
+
+    Parameters
+    ----------
+    vector : (d,) float32.
+    text : a text to encode with `encoder`, or with the collection's own if that is None.
+    point : the id of a stored point, which is itself left out of the answer.
+    filter : Qdrant's filter tree as parsed JSON.
+    score_threshold : on the wire's scale: the least score, under Euclid the greatest distance.
+    """
+
+    limit: int
+    vector: Float32s | None = None
+    text: str | None = None
+    encoder: str | None = None
+    point: PointId | None = None
+    offset: int = 0
+    filter: RawFilter = None
+    params: SearchParams = field(default_factory=SearchParams)
+    score_threshold: float | None = None
+    with_payload: bool = True
+    with_text: bool = False
+    with_vector: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits with scores as they go over the wire (Euclid: the distance), and what was done to find them."""
+
+    hits: list[Hit]
+    stages: Stages
+    truncated: bool
+
+
+def parsed(raw: RawFilter) -> Filter | None:
+    """Return a filter, None for none; raises InvalidFilter."""
+    return None if raw is None else parse_filter(raw)
+
+
+def search_alike(
+    collection: Collection,
+    queries: Sequence[Query],
+    vectors: Float32s,
+    wanted: Filter | None,
+    deadline: float | None,
+) -> list[SearchResult]:
+    """Search for queries that `alike` put together; `vectors` is (nq, d) float32."""
+    first = queries[0]
+    k = max(q.offset + q.limit + (q.point is not None) for q in queries)
+    return collection.search(
+        vectors,
+        k,
+        filter=wanted,
+        params=first.params,
+        with_payload=first.with_payload,
+        with_text=first.with_text,
+        with_vector=first.with_vector,
+        deadline=deadline,
+    )
+
+
+def stored_vector(collection: Collection, point: PointId) -> Float32s:
+    """Return the (d,) vector of a point; raises UnknownPoint."""
+    found = collection.points([point], with_vector=True)
+    if not found or found[0].vector is None:
+        raise UnknownPoint(
+            f"there is no point {point!r} in {collection.name}",
+            param="query",
+            hint='1 and "1" are different ids',
+        )
+    return found[0].vector
+
+
+def alike(queries: Sequence[Query]) -> list[list[int]]:
+    """Group the positions of queries that differ only in what they look for and in how much of it."""
+    if len(queries) == 1:
+        return [[0]]
+    groups: dict[object, list[int]] = {}
+    for i, q in enumerate(queries):
+        tree = orjson.dumps(q.filter, option=orjson.OPT_SORT_KEYS)
+        groups.setdefault((tree, q.params, q.with_payload, q.with_text, q.with_vector), []).append(i)
+    return list(groups.values())
+
+
+def wire_hits(hits: list[Hit], query: Query, distance: Distance) -> list[Hit]:
+    """Leave out the asked point, apply the threshold, cut the page, turn Euclid's scores into distances."""
+    if query.point is not None:
+        hits = [hit for hit in hits if hit.id != query.point or type(hit.id) is not type(query.point)]
+    sign = -1.0 if distance == "Euclid" else 1.0
+    if query.score_threshold is not None:
+        hits = [hit for hit in hits if hit.score >= sign * query.score_threshold]
+    page = hits[query.offset : query.offset + query.limit]
+    if sign > 0:
+        return page
+    return [Hit(h.id, -h.score, h.payload, h.text, h.vector) for h in page]
