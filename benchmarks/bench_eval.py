@@ -18,7 +18,6 @@ from service.client import Client
 from service.evaluation import Evaluation, evaluate
 from service.settings import load_client_settings
 
-
 HEAD = [
     "set", "documents", "queries", "nDCG@10 codes", "nDCG@10 exact", "recall@100 codes", "recall@100 exact",
     "recall@10 of exact", "code bytes a point", "text queries/s", "load s", "cut texts",

@@ -19,14 +19,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import TextLike, anonymous_bytes, machine, ndjson, percentiles, server, table
+from common import Client, Server, TextLike, anonymous_bytes, machine, ndjson, percentiles, server, table
 from numpy.typing import NDArray
 
 BLOCK = 10_000
 NAME = "bench"
 
 
-def load(client, name: str, source: TextLike, n: int, *, first: int = 0, stop: threading.Event | None = None) -> float:
+def load(client: Client, name: str, source: TextLike, n: int, *, first: int = 0, stop: threading.Event | None = None) -> float:
     """Load n points in bulk requests; return the seconds that the server took."""
     seconds = 0.0
     for start in range(first, first + n, BLOCK):
@@ -51,8 +51,6 @@ def bodies(queries: NDArray[np.float32]) -> list[bytes]:
 
 def ask(port: int, name: str, requests: list[bytes], out: multiprocessing.Queue) -> None:
     """Send requests one after another over one connection; report their milliseconds."""
-    from common import Server
-
     client = Server(0, port).client()
     for body in requests[:20]:
         client.timed(f"/collections/{name}/search", body)

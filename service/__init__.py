@@ -1,0 +1,1 @@
+"""The service: HTTP, command line, settings. The only package that composes `models` and `index`."""
