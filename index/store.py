@@ -69,6 +69,8 @@ class Store:
         self._open: dict[str, Collection] = {}
         self.damaged: dict[str, str] = {}
         durable.make_folder(self._folder)
+        # A start that was killed may have made the folder and not synced its name.
+        durable.sync_directory(directory)
         self._lock_fd: int | None = take_lock(directory)
         for path in sorted(self._folder.iterdir()):
             if path.name.startswith(UNFINISHED):

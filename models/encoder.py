@@ -5,7 +5,9 @@ Knows no torch until a model is loaded, no HTTP and no collections.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,12 +60,13 @@ class Encoder:
     max_tokens : window in tokens, special tokens and prompt included; None if it has none.
     """
 
-    def __init__(self, *, name: str, space: str, model: SentenceModel) -> None:
+    def __init__(self, *, name: str, space: str, model: SentenceModel, threads: int = 1) -> None:
         self.name = name
         self.space = space
         self.dimension = model.dimension
         self.max_tokens = model.max_tokens
         self._model = model
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     def encode_documents(self, texts: Sequence[str]) -> Encoded:
         """Encode texts to be stored, with the model's document prompt; batching does not change a vector.
@@ -85,9 +88,13 @@ class Encoder:
         truncated = np.zeros(len(texts), dtype=np.bool_)
         # Texts of like length share a batch, so that little is spent on padding.
         order = np.argsort([-len(text) for text in texts], kind="stable")
-        for start in range(0, len(texts), BATCH_SIZE):
-            rows = order[start : start + BATCH_SIZE]
+        batches = [order[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+
+        def embed(rows: NDArray[np.intp]) -> None:
             vectors[rows], truncated[rows] = self._model.embed([texts[row] for row in rows], task)
+
+        for _ in (map if len(batches) == 1 else self._workers.map)(embed, batches):
+            pass
         _normalize(vectors)
         return Encoded(vectors=vectors, truncated=truncated)
 
@@ -99,7 +106,9 @@ def load_encoder(name: str, *, folder: Path | None = None, threads: int | None =
     ----------
     name : a preset or its alias; with `folder`, any name; else a hub repository `owner/name`. Never a path.
     folder : sentence-transformers folder. A preset's pinned files are checked wherever they come from.
-    threads : number of torch threads for the whole process; None leaves it.
+    threads : batches that are computed at once, each by one torch thread; None takes the cores there are.
+        One thread for each batch wastes nothing on waiting for its siblings: on two busy cores it encoded 1.2 to
+        1.5 times as many documents, and single queries in less than half the time (docs/log.md).
 
     Raises
     ------
@@ -121,15 +130,19 @@ def load_encoder(name: str, *, folder: Path | None = None, threads: int | None =
 
     from models.sentence_model import SentenceModel
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    threads = threads or _cores()
     model = SentenceModel(checked)
     if preset is not None:
         _check_preset(preset, model, checked)
-        return Encoder(name=preset.info.name, space=preset.info.space, model=model)
+        return Encoder(name=preset.info.name, space=preset.info.space, model=model, threads=threads)
     label = checked.path.resolve().name if folder is not None else name.rpartition("/")[2]
     space = f"{label}@{fingerprint(checked)}/{model.dimension}/{model.pooling}"
-    return Encoder(name=name, space=space, model=model)
+    return Encoder(name=name, space=space, model=model, threads=threads)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _find_folder(name: str, folder: Path | None, preset: Preset | None) -> Path:

@@ -169,7 +169,7 @@ def open_encoders(*, default: str, model_dir: Path | None, threads: int) -> Enco
     ----------
     default : a preset or its alias, a folder's name, a model hub id, or `none` for no encoder at all.
     model_dir : a directory of sentence-transformers folders; a folder of an encoder's name is used for it.
-    threads : torch threads of the process; 0 lets torch decide.
+    threads : torch threads that encode a load; 0 takes one per core.
     """
     presets = describe_encoders()
     aliases = {alias: preset.name for preset in presets for alias in preset.aliases}

@@ -139,7 +139,7 @@ class Settings(BaseModel):
     )
     faiss_threads: int = Field(default=1, ge=1, le=256, description="FAISS threads of one search.")
     torch_threads: int = Field(
-        default=0, ge=0, le=256, description="torch threads for encoding; 0: torch decides."
+        default=0, ge=0, le=256, description="torch threads that encode a load, a batch each; 0: one per core."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
