@@ -34,21 +34,14 @@ class VectorAppender:
         self._config = config
         self._dtype: np.dtype[Any] = NUMPY_TYPES[config.dtype]
         self._capacity = max(1, file_bytes // (config.dimension * self._dtype.itemsize))
-        self._file: VectorWriter | None = None
         self._touched: list[VectorWriter] = []
-        self.resume(files)
-
-    def resume(self, files: list[FileEntry]) -> None:
-        """Go on behind the last committed row; forgets everything that was not committed."""
-        for file in {id(f): f for f in [*self._touched, *([self._file] if self._file else [])]}.values():
-            file.close()
-        self._touched, self._file = [], None
-        last = files[-1] if files else None
-        self.next_row = last.end_row if last else 0
-        if last:
-            layout = read_layout(self._folder / last.name)
-            if not layout.table:
-                self._file = VectorWriter(self._folder / last.name, layout, rows=last.rows)
+        self._file: VectorWriter | None = None
+        self.next_row = files[-1].end_row if files else 0
+        if files:
+            layout = read_layout(folder / files[-1].name)
+            if not layout.table:  # a file with holes is never appended to
+                self._file = VectorWriter(folder / files[-1].name, layout, rows=files[-1].rows)
+        self._good = (self._file, self._file.rows if self._file else 0, self.next_row)
 
     def _layout(self, first_row: int) -> Layout:
         return Layout(
@@ -78,12 +71,28 @@ class VectorAppender:
             file.sync()
 
     def committed(self) -> None:
-        """Close files that a commit has left full behind."""
+        """Note that everything appended counts; close files that are full."""
+        self._forget_but(self._file)
+        self._good = (self._file, self._file.rows if self._file else 0, self.next_row)
+
+    def roll_back(self) -> None:
+        """Go on behind the last committed row; what was appended since is overwritten."""
+        file, rows, self.next_row = self._good
+        if self._file is not file and self._file is not None and self._file not in self._touched:
+            self._touched.append(self._file)
+        self._forget_but(file)
+        self._file = file
+        if file is not None:
+            file.rows = rows
+
+    def _forget_but(self, kept: VectorWriter | None) -> None:
         for file in self._touched:
-            if file is not self._file:
+            if file is not kept:
                 file.close()
         self._touched = []
 
     def close(self) -> None:
         """Close the files."""
-        self.resume([])
+        self._forget_but(self._file)
+        if self._file is not None:
+            self._file.close()

@@ -102,7 +102,7 @@ class CodeIndex:
         params.nprobe = 1
         if allowed is not None:
             # Both must outlive the call: FAISS keeps bare pointers.
-            selector = faiss.IDSelectorBitmap(len(allowed) * 8, faiss.swig_ptr(allowed))
+            selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
             params.sel = selector
         queries = np.repeat(query[None, :], len(self._lists), axis=0)
         unused = np.zeros(self._lists.shape, dtype=np.float32)
@@ -123,13 +123,16 @@ class CodeIndex:
         )
         present = positions >= 0
         short = np.flatnonzero(~present[:, -1]).tolist()
-        left_out = [self._left_out(band, positions[band, present[band]], k, allowed) for band in short]
-        rest: Positions = np.concatenate([*left_out, np.empty(0, dtype=np.int64)])
+        if not short:
+            return positions[present], found[present]
+        flags = None if allowed is None else unpack_bits(allowed, self._index.ntotal)
+        left_out = [self._left_out(band, positions[band, present[band]], k, flags) for band in short]
+        rest: Positions = np.concatenate(left_out)
         lowest = np.full(len(rest), -np.abs(query).sum(), dtype=np.float32)
         return np.concatenate([positions[present], rest]), np.concatenate([found[present], lowest])
 
     def _left_out(
-        self, band: int, found: Positions, k: int, allowed: NDArray[np.uint8] | None
+        self, band: int, found: Positions, k: int, allowed: NDArray[np.bool_] | None
     ) -> Positions:
         """Return up to k minus found positions of a band that FAISS did not return though they are allowed.
 
@@ -139,7 +142,7 @@ class CodeIndex:
         size = self._invlists.list_size(band)
         ids = faiss.rev_swig_ptr(self._invlists.get_ids(band), size)
         if allowed is not None:
-            ids = ids[unpack_bits(allowed, self._index.ntotal)[ids]]
+            ids = ids[allowed[ids]]
         if len(ids) == len(found):
             return np.empty(0, dtype=np.int64)
         return np.setdiff1d(ids, found, assume_unique=True)[: k - len(found)]

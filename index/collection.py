@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +49,8 @@ from index.view import Tail, View
 T = TypeVar("T")
 
 SEED = 0
+SNAPSHOT_SECONDS = 10.0
+EDIT_ROWS = 10_000  # payloads held at once while a filter's points are edited
 CHECK_EVERY = 1024  # rows between two looks at the clock
 
 
@@ -58,11 +61,13 @@ def matching(reader: Reader, condition: Filter, deadline: float | None) -> Rows:
         stored = reader.stored(list(only))
         found = [s.row for i, s in stored.items() if condition.matches(i, orjson.loads(s.payload))]
         return np.array(sorted(found), dtype=np.int64)
+    if condition == Filter():
+        return reader.rows()
     rows = []
     for number, (row, point_id, payload) in enumerate(reader.scan_rows(payload=condition.needs_payload)):
         if number % CHECK_EVERY == 0:
             check_deadline(deadline)
-        if condition.matches(point_id, orjson.loads(payload)):
+        if condition.matches(point_id, orjson.loads(payload) if condition.needs_payload else {}):
             rows.append(row)
     return np.array(rows, dtype=np.int64)
 
@@ -74,7 +79,6 @@ class Collection:
         """Open the collection that lies in `folder`. Raises CorruptCollection if its truth is damaged."""
         self.folder = folder
         self.name = folder.name
-        self.options = options
         self.factory = factory
         self.record = Record(folder / "record.db")
         self.on_change: Callable[[], None] = lambda: None
@@ -82,18 +86,19 @@ class Collection:
         self.closed = False
         self.upkeep = threading.Lock()  # held by the one who merges or compacts
         try:
-            files = self._open()
+            files = self._open(options)
             self._appender = VectorAppender(folder / "vectors", self.config, files, options.file_bytes)
         except BaseException:
             self.record.close()
             raise
         self._committer = Committer(self.record, self._appender, self._prepare)
 
-    def _open(self) -> list[FileEntry]:
+    def _open(self, options: StoreOptions) -> list[FileEntry]:
         """Build the view of the last commit; return the vector files."""
-        folder, options = self.folder, self.options
+        folder = self.folder
         with self.record.snapshot() as reader:
             self.config = reader.config()
+            self.options = options = options.for_dimension(self.config.dimension)
             files = reader.files()
             (folder / "codes").mkdir(exist_ok=True)
             self._view = open_view(
@@ -152,15 +157,14 @@ class Collection:
 
         def apply(change: Change) -> int:
             if ids is not None:
-                chosen = list(change.writer.stored(ids).values())
-                payloads = [(stored.row, stored.payload) for stored in chosen]
+                rows = sorted(stored.row for stored in change.writer.stored(ids).values())
             else:
                 rows = (matching(change.writer, filter, None) if filter else change.writer.rows()).tolist()
-                found = change.writer.points_of(rows, payload=True)
-                payloads = [(row, data or b"{}") for row, (_, data) in found.items()]
-            edited = ((row, orjson.dumps(edit.apply(orjson.loads(data)))) for row, data in payloads)
-            change.writer.set_payloads(edited)
-            return len(payloads)
+            for start in range(0, len(rows), EDIT_ROWS):
+                found = change.writer.points_of(rows[start : start + EDIT_ROWS], payload=True)
+                edited = ((row, _edited(edit, payload)) for row, (_, payload) in found.items())
+                change.writer.set_payloads(edited)
+            return len(rows)
 
         return self._run(apply)
 
@@ -172,15 +176,14 @@ class Collection:
 
     def seal(self) -> None:
         """Give codes to all rows that have none yet."""
-        with self._committer.lock:
-            self._committer.check_writable()
-            view = self._view
-            if not view.tail.count:
-                return
-            with self.record.transaction() as writer:
-                sealed = self._sealed(replace(view, seq=view.seq + 1), writer)
-            self._view = sealed
-        self.on_change()
+
+        def work(writer: Writer) -> Callable[[], None]:
+            view = replace(self._view, seq=self._view.seq + 1)
+            return partial(self.show, self._sealed(view, writer) if view.tail.count else view)
+
+        if self._view.tail.count:
+            self._committer.exclusive(work)
+            self.on_change()
 
     def _run(self, apply: Callable[[Change], T]) -> T:
         result = self._committer.run(apply)
@@ -221,8 +224,9 @@ class Collection:
         if len(alive):
             vectors = tail.vectors[alive]
             if not binarizers:
-                fitted, binarizer = self.fit(vectors, len(alive), writer)
-                binarizers[fitted] = binarizer
+                sample = vectors[:: -(-len(alive) // self.options.fit_rows)]
+                fitted = self.factory.fit(np.ascontiguousarray(sample), SEED)
+                binarizers[writer.add_binarizer(len(alive), fitted.to_bytes())] = fitted
             version = max(binarizers)
             span = (tail.first_row, tail.end_row)
             pieces = [(alive + tail.first_row, vectors)]
@@ -231,17 +235,17 @@ class Collection:
         empty = Tail.empty(tail.end_row, self.config.dimension)
         return replace(view, maps=tuple(maps), segments=segments, tail=empty, binarizers=binarizers)
 
-    def fit(self, vectors: Float32s, fitted_on: int, writer: Writer) -> tuple[int, Binarizer]:
-        """Fit a binarizer and keep it in the open transaction; return its version too."""
-        binarizer = self.factory.fit(np.ascontiguousarray(vectors), SEED)
-        return writer.add_binarizer(fitted_on, binarizer.to_bytes()), binarizer
+    def fit(self, view: View, rows: Rows) -> Binarizer:
+        """Fit a binarizer to an even sample of a view's rows."""
+        sample = rows[:: -(-len(rows) // self.options.fit_rows)]
+        return self.factory.fit(view.read(sample), SEED)
 
     def _fit_alone(self, view: View) -> tuple[int, Binarizer]:
         """Fit a binarizer to a view whose binarizers are lost."""
         with self.record.transaction() as writer:
             rows = writer.rows()
-            sample = rows[:: max(1, len(rows) // self.options.fit_rows)]
-            version, binarizer = self.fit(view.read(sample), len(rows), writer)
+            binarizer = self.fit(view, rows)
+            version = writer.add_binarizer(len(rows), binarizer.to_bytes())
             writer.drop_binarizers([version])
             return version, binarizer
 
@@ -251,6 +255,7 @@ class Collection:
     def snapshot(self) -> Iterator[tuple[View, Reader]]:
         """Take a view and a reader of the record that belong together."""
         with ExitStack() as stack:
+            end = time.monotonic() + SNAPSHOT_SECONDS
             while True:
                 reader = stack.enter_context(self.record.snapshot())
                 view = self._view
@@ -258,6 +263,8 @@ class Collection:
                     break
                 # Between a COMMIT and its view lie microseconds: begin again.
                 stack.close()
+                if time.monotonic() > end:
+                    raise RuntimeError(f"{self.folder}: the record and the view have come apart; restart the service")
                 time.sleep(0.0001)
             yield view, reader
 
@@ -339,7 +346,7 @@ class Collection:
                 self.seal()
         with self.snapshot() as (view, reader):
             started = time.perf_counter()
-            allowed = None if filter is None else matching(reader, filter, deadline)
+            allowed = None if filter in (None, Filter()) else matching(reader, filter, deadline)
             filtering = (time.perf_counter() - started) * 1e3
             results = []
             for query in prepared:
@@ -387,13 +394,13 @@ class Collection:
         """Return counts and sizes."""
         view = self._view
         coded = sum(segment.count for segment in view.segments)
-        per_point = [segment.bytes_per_point for segment in view.segments[-1:]]
+        code_bytes = sum(segment.bytes_per_point * segment.count for segment in view.segments)
         return CollectionInfo(
             points=view.points,
             indexed=coded,
             segments=len(view.segments),
             rows=view.tail.end_row,
-            code_bytes_per_point=per_point[0] if per_point else 0.0,
+            code_bytes_per_point=code_bytes / coded if coded else 0.0,
             vector_bytes=_folder_bytes(self.folder / "vectors"),
             record_bytes=self.record.bytes_on_disk(),
             code_file_bytes=_folder_bytes(self.folder / "codes"),
@@ -409,7 +416,11 @@ class Collection:
 
 
 def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # upkeep replaces files meanwhile
+            total += path.stat().st_size
+    return total
 
 
 def _last_of_each_id(batch: Batch) -> Batch:
@@ -424,6 +435,10 @@ def _last_of_each_id(batch: Batch) -> Batch:
         texts=[batch.texts[i] for i in keep],
         hashes=[batch.hashes[i] for i in keep],
     )
+
+
+def _edited(edit: PayloadEdit, payload: bytes | None) -> bytes:
+    return orjson.dumps(edit.apply(orjson.loads(payload or b"{}")))
 
 
 def _vectors_of(view: View, rows: Sequence[int]) -> dict[int, Float32s]:

@@ -133,22 +133,39 @@ class Committer:
             pending.finish(result)
         return True
 
+    def exclusive(self, work: Callable[[Writer], Callable[[], None]]) -> None:
+        """Commit a change that appends no vectors, then call what `work` returns, which shows its view.
+
+        For sealing and upkeep. Raises ReadOnlyCollection, DiskFull.
+        """
+        with self.lock:
+            self._transact(work)
+
     def _commit(self, group: list[_Pending[Any]]) -> list[Any]:
+        results: list[Any] = []
+
+        def work(writer: Writer) -> Callable[[], None]:
+            change = Change(writer, self._appender)
+            results.extend(pending.apply(change) for pending in group)
+            self._sync()
+            return self._publish(change)
+
+        self._transact(work)
+        return results
+
+    def _transact(self, work: Callable[[Writer], Callable[[], None]]) -> None:
+        """Everything that can fail happens before the COMMIT; what `work` returns must not."""
         self.check_writable()
         try:
             with self._record.transaction() as writer:
-                change = Change(writer, self._appender)
-                results = [pending.apply(change) for pending in group]
-                self._sync()
-                show = self._publish(change)
+                show = work(writer)
         except BaseException as error:
-            if _is_io_error(error):
+            self._appender.roll_back()
+            if _is_disk_failure(error):
                 raise self._give_up(error) from error
-            self._roll_back()
             raise
         show()
         self._appender.committed()
-        return results
 
     def _sync(self) -> None:
         try:
@@ -165,14 +182,10 @@ class Committer:
         self.read_only = f"writing stopped because the disk failed ({error})"
         return ReadOnlyCollection(self.read_only, hint="check the disk, then restart the service")
 
-    def _roll_back(self) -> None:
-        if self.read_only:
-            return
-        with self._record.snapshot() as reader:
-            self._appender.resume(reader.files())
 
-
-def _is_io_error(error: BaseException) -> bool:
+def _is_disk_failure(error: BaseException) -> bool:
+    """Say whether the disk failed (or was remounted read-only), rather than being full or the input bad."""
     if isinstance(error, OSError):
-        return error.errno == errno.EIO
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_IOERR
+        return error.errno in (errno.EIO, errno.EROFS, errno.ENODEV, errno.ESTALE)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,9 @@ from index.collection import Collection
 from index.errors import DiskFull
 from index.opening import map_file
 from index.points import Float32s, Rows
-from index.record import FileEntry
-from index.segment import Segment, encode_rows, save
-from index.vector_file import CHUNK_ROWS, Layout, VectorMap, write_with_holes
+from index.record import FileEntry, Writer
+from index.segment import Segment, SegmentData, codes_name, encode_rows, save, span_of
+from index.vector_file import Layout, VectorMap, chunk_rows, write_with_holes
 from index.view import View
 
 log = logging.getLogger(__name__)
@@ -81,21 +83,27 @@ def merge(collection: Collection, old: Sequence[Segment]) -> None:
     pieces = _filtered(view.pieces(*span), alive)
     data = encode_rows(pieces, span, version, view.binarizers[version], collection.config.distance)
     merged = Segment.build(data, collection.config.distance) if len(data.codes) else None
-    path = collection.folder / "codes" / f"{span[0]:012d}-{span[1]:012d}-{version}.codes"
+    path = collection.folder / "codes" / codes_name(span, version)
     if merged is not None and len(data.codes) >= collection.options.save_rows:
-        save(path, data)
+        _save_if_room(path, data)
     with collection.committer.lock:
         now = collection.view
-        if now.tail.first_row < span[1]:
-            return  # the collection was closed or opened anew meanwhile
         replaced = [s for s in now.segments if span[0] <= s.first_row and s.end_row <= span[1]]
-        others = [s for s in now.segments if s not in replaced]
+        others = [s for s in now.segments if s.end_row <= span[0] or s.first_row >= span[1]]
         if merged is not None:
             died = np.setdiff1d(alive, _alive_rows(replaced), assume_unique=True)
             others.append(merged.without(died))
         segments = tuple(sorted(others, key=lambda segment: segment.first_row))
         collection.show(replace(now, segments=segments))
     _remove_superseded(collection, span, path.name)
+
+
+def _save_if_room(path: Path, data: SegmentData) -> None:
+    """Save codes; on a full disk go on without: they are derived, and the next close tries again."""
+    try:
+        save(path, data)
+    except DiskFull as error:
+        log.warning("codes are not saved, the next start makes them again: %s", error)
 
 
 def _alive_rows(segments: Iterable[Segment]) -> Rows:
@@ -124,24 +132,25 @@ def _binarizer_for(collection: Collection, view: View, alive: Rows) -> tuple[int
         fitted_on = {number: rows for number, rows, *_ in reader.binarizers()}
     if len(alive) < REFIT_GROWTH * fitted_on.get(version, 0):
         return version, view
-    step = max(1, len(alive) // collection.options.fit_rows)
-    vectors = view.read(alive[::step])
-    with collection.committer.lock:
+    binarizer = collection.fit(view, alive)
+
+    def work(writer: Writer) -> Callable[[], None]:
+        nonlocal version
         now = collection.view
-        used = {segment.binarizer for segment in now.segments}
-        with collection.record.transaction() as writer:
-            version, binarizer = collection.fit(vectors, len(alive), writer)
-            writer.drop_binarizers({*used, version})
-        kept = {number: known for number, known in now.binarizers.items() if number in used}
-        now = replace(now, seq=now.seq + 1, binarizers={**kept, version: binarizer})
-        collection.show(now)
+        version = writer.add_binarizer(len(alive), binarizer.to_bytes())
+        kept = {segment.binarizer: now.binarizers[segment.binarizer] for segment in now.segments}
+        writer.drop_binarizers({*kept, version})
+        changed = replace(now, seq=now.seq + 1, binarizers={**kept, version: binarizer})
+        return partial(collection.show, changed)
+
+    collection.committer.exclusive(work)
     return version, replace(view, binarizers={**view.binarizers, version: binarizer})
 
 
 def _remove_superseded(collection: Collection, span: tuple[int, int], keep: str) -> None:
     for path in (collection.folder / "codes").glob("*.codes"):
-        first, end, _ = path.stem.split("-")
-        if path.name != keep and int(first) >= span[0] and int(end) <= span[1]:
+        first, end = span_of(path)
+        if path.name != keep and first >= span[0] and end <= span[1]:
             path.unlink(missing_ok=True)
 
 
@@ -150,10 +159,10 @@ def save_all(collection: Collection) -> None:
     view = collection.view
     folder = collection.folder / "codes"
     for segment in view.segments:
-        path = folder / f"{segment.first_row:012d}-{segment.end_row:012d}-{segment.binarizer}.codes"
+        span = (segment.first_row, segment.end_row)
+        path = folder / codes_name(span, segment.binarizer)
         if path.exists():
             continue
-        span = (segment.first_row, segment.end_row)
         pieces = _filtered(view.pieces(*span), _alive_rows([segment]))
         binarizer = view.binarizers[segment.binarizer]
         save(path, encode_rows(pieces, span, segment.binarizer, binarizer, collection.config.distance))
@@ -163,6 +172,8 @@ def compaction_candidates(collection: Collection, dead_share: float) -> list[Vec
     """Return neighbouring full vector files to rewrite as one without dead rows, none if all is well."""
     view = collection.view
     maps = view.maps[:-1]  # the newest file is still appended to
+    if sum(map(len, view.maps)) <= sum(segment.count for segment in view.segments):
+        return []  # the usual case: nothing was deleted
     rows = view.alive_rows()
     capacity = max((len(mapped) for mapped in maps), default=0)
     chosen: list[VectorMap] = []
@@ -193,7 +204,8 @@ def compact(collection: Collection, old: Sequence[VectorMap]) -> None:
     checksums: list[tuple[int, int, int]] = []
     if len(rows):
         new = FileEntry(file_name(first, f"-{view.seq}"), first, entries[-1].end_row, len(rows))
-        pieces = [rows[i : i + CHUNK_ROWS] for i in range(0, len(rows), CHUNK_ROWS)]
+        size = chunk_rows(collection.config.dimension)
+        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
         layout = Layout(
             dimension=collection.config.dimension,
             value_bytes=old[0].layout.value_bytes,
@@ -203,7 +215,7 @@ def compact(collection: Collection, old: Sequence[VectorMap]) -> None:
         stored = (_as_stored(view.read(piece), old[0]) for piece in pieces)
         crcs = write_with_holes(folder / new.name, layout, rows, stored)
         checksums = [
-            (i * CHUNK_ROWS, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))
+            (i * size, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))
         ]
     _swap_files(collection, entries, new, checksums, rows)
 
@@ -221,18 +233,24 @@ def _swap_files(
 ) -> None:
     folder = collection.folder / "vectors"
     names = {entry.name for entry in old}
-    with collection.committer.lock:
-        with collection.record.transaction() as writer:
-            dead = writer.tombstones()
-            dead = dead[(dead >= old[0].first_row) & (dead < old[-1].end_row)]
-            dropped = np.setdiff1d(dead, rows, assume_unique=True).tolist()
-            writer.swap_files(old, new, checksums, dropped)
+    fresh = [map_file(folder, new, collection.config)] if new is not None else []
+
+    def work(writer: Writer) -> Callable[[], None]:
+        dead = writer.tombstones()
+        dead = dead[(dead >= old[0].first_row) & (dead < old[-1].end_row)]
+        dropped = np.setdiff1d(dead, rows, assume_unique=True).tolist()
+        writer.swap_files(old, new, checksums, dropped)
         now = collection.view
-        maps = [mapped for mapped in now.maps if mapped.path.name not in names]
-        if new is not None:
-            maps.append(map_file(folder, new, collection.config))
+        maps = [*(mapped for mapped in now.maps if mapped.path.name not in names), *fresh]
         ordered = tuple(sorted(maps, key=lambda mapped: mapped.first_row))
-        collection.show(replace(now, seq=now.seq + 1, maps=ordered))
+        return partial(collection.show, replace(now, seq=now.seq + 1, maps=ordered))
+
+    try:
+        collection.committer.exclusive(work)
+    except DiskFull:
+        for mapped in fresh:
+            mapped.path.unlink(missing_ok=True)
+        raise
     for entry in old:
         (folder / entry.name).unlink()
 
@@ -242,6 +260,11 @@ def step(collection: Collection, *, idle: bool) -> bool:
     with collection.upkeep:
         if collection.closed or collection.committer.read_only:
             return False
+        with collection.committer.lock:
+            collection.record.trim_log()
+        if idle and collection.view.binarizers and collection.view.tail.count >= collection.options.tail_rows / 4:
+            collection.seal()
+            return True
         segments = merge_candidates(collection, idle=idle)
         if segments:
             merge(collection, segments)

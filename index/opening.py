@@ -38,7 +38,7 @@ def map_file(folder: Path, entry: FileEntry, config: CollectionConfig) -> Vector
 def remove_strays(folder: Path, known: set[str]) -> None:
     """Remove files that no commit names: what a crash left behind."""
     for path in folder.iterdir():
-        if path.name not in known:
+        if path.is_file() and path.name not in known:
             log.info("removing %s, which no commit names", path)
             path.unlink()
 
@@ -118,8 +118,8 @@ def open_view(
     fit : fits a binarizer to a view's vectors and keeps it; asked when there is none that can be used.
     """
     files = reader.files()
-    remove_strays(folder / "vectors", {entry.name for entry in files})
     maps = tuple(map_file(folder / "vectors", entry, config) for entry in files if entry.rows)
+    remove_strays(folder / "vectors", {entry.name for entry in files})
     end_row = files[-1].end_row if files else 0
     dead = reader.tombstones()
     binarizers = load_binarizers(reader, factory, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from index.appender import FILE_BYTES
 
@@ -23,7 +23,7 @@ class StoreOptions:
     file_bytes : size at which a vector file is full.
     dead_share : share of dead rows in a vector file from which it is rewritten without them.
     idle_seconds : quiet time after which segments are merged further.
-    background : run maintenance in a thread; without it, `Collection.maintain` does the work.
+    background : run maintenance in a thread; without it, the caller runs `maintenance.step`.
     """
 
     exact_below: int = 10_000
@@ -37,3 +37,16 @@ class StoreOptions:
     dead_share: float = 0.5
     idle_seconds: float = 5.0
     background: bool = True
+
+    def for_dimension(self, dimension: int) -> StoreOptions:
+        """Return the options with rows that are held in memory as float32 bounded in bytes for wide vectors."""
+
+        def at_most(rows: int, mebibytes: int) -> int:
+            return min(rows, max(1, mebibytes * 2**20 // (4 * dimension)))
+
+        return replace(
+            self,
+            first_fit=at_most(self.first_fit, 64),
+            tail_rows=at_most(self.tail_rows, 16),
+            fit_rows=at_most(self.fit_rows, 256),
+        )

@@ -25,6 +25,7 @@ from index.points import CollectionConfig, Rows, Stored
 FORMAT = 1
 APPLICATION_ID = 0x42464F4C  # "BFOL"
 IN_CHUNK = 500  # host parameters a statement: below SQLite's oldest limit of 999
+LOG_BYTES = 64 * 2**20  # the write-ahead log is cut back to this once it has been copied
 WRITER_CACHE_KIB = 8 * 1024
 
 SCHEMA = """
@@ -58,6 +59,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
     except sqlite3.Error:
         connection.close()
         raise
@@ -370,6 +372,17 @@ class Record:
         # Another collection may have the path by now: whoever comes late must not read or write that one.
         if self._closed:
             raise UnknownCollection(f"collection {self.path.parent.name!r} was closed or dropped meanwhile")
+
+    def trim_log(self) -> None:
+        """Copy the write-ahead log into the database if readers have kept it from being reset for long.
+
+        The caller keeps writers out. Readers at work may prevent it again; then the next call does it.
+        """
+        log = self.path.with_name(self.path.name + "-wal")
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            self._writer.execute("PRAGMA busy_timeout=100")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._writer.execute("PRAGMA busy_timeout=30000")
 
     def bytes_on_disk(self) -> int:
         """Return the size of the database and its log."""

@@ -106,7 +106,7 @@ def norm_bands(data: SegmentData, distance: Distance) -> Sequence[Positions]:
     return [np.sort(band) for band in np.split(order, ends[ends < len(order)])]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """A searchable range. `alive` is a bitmap over positions, None when nothing in it was deleted."""
 
@@ -193,9 +193,21 @@ class Segment:
         dead = self.positions_of(rows)
         if not len(dead):
             return self
-        flags = self.alive_flags()
-        flags[dead] = False
-        return replace(self, alive=pack_bits(flags), count=int(np.count_nonzero(flags)))
+        alive = pack_bits(self.alive_flags()) if self.alive is None else self.alive.copy()
+        # Bit by bit: a commit with one delete must not cost time that grows with the segment.
+        np.bitwise_and.at(alive, dead >> 3, ~(1 << (dead & 7)).astype(np.uint8))
+        return replace(self, alive=alive, count=int(np.bitwise_count(alive).sum()))
+
+
+def codes_name(span: tuple[int, int], version: int) -> str:
+    """Return the name of the codes file of a range of rows, coded by a version of the binarizer."""
+    return f"{span[0]:012d}-{span[1]:012d}-{version}.codes"
+
+
+def span_of(path: Path) -> tuple[int, int]:
+    """Return the range of rows in a codes file's name."""
+    first, end, _ = path.stem.split("-")
+    return int(first), int(end)
 
 
 def save(path: Path, data: SegmentData) -> None:

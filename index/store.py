@@ -102,8 +102,7 @@ class Store:
             self._maintainer.wake()
 
     def _all(self) -> list[Collection]:
-        with self._lock:
-            return list(self._open.values())
+        return list(self._open.values())  # atomic: making or dropping a collection must not hold up others
 
     def names(self) -> list[str]:
         """Return the names of the collections that are open, sorted."""
@@ -111,8 +110,7 @@ class Store:
 
     def get(self, name: str) -> Collection:
         """Return a collection. Raises UnknownCollection, or CorruptCollection for a refused one."""
-        with self._lock:
-            found = self._open.get(name)
+        found = self._open.get(name)
         if found is not None:
             return found
         if name in self.damaged:
@@ -140,8 +138,12 @@ class Store:
                 shutil.rmtree(being_made, ignore_errors=True)
                 raise
             being_made.rename(path)
-            durable.sync_directory(self._folder)
-            return self._add(path)
+            try:
+                durable.sync_directory(self._folder)
+                return self._add(path)
+            except Exception as error:
+                self.damaged[name] = f"{path}: was made but cannot be used ({error})"
+                raise
 
     def drop(self, name: str) -> bool:
         """Remove a collection and its files; return whether it existed. Readers under way finish."""
@@ -155,8 +157,12 @@ class Store:
         with self._lock:
             dropped = self._folder / f".dropped-{name}"
             shutil.rmtree(dropped, ignore_errors=True)
-            (self._folder / name).rename(dropped)
-            durable.sync_directory(self._folder)
+            try:
+                (self._folder / name).rename(dropped)
+                durable.sync_directory(self._folder)
+            except OSError as error:
+                self.damaged[name] = f"{self._folder / name}: is closed but could not be removed ({error})"
+                raise
         shutil.rmtree(dropped, ignore_errors=True)
         return True
 

@@ -36,7 +36,12 @@ MAGIC = b"BFVECTOR"
 VERSION = 1
 HEADER = struct.Struct("<8sIIIIQQ")
 HEADER_BYTES = 4096
-CHUNK_ROWS = 8192
+CHUNK_VALUES = 4 * 2**20
+
+
+def chunk_rows(dimension: int) -> int:
+    """Return how many rows are read at a time: about 16 MiB of float32."""
+    return min(8192, max(1, CHUNK_VALUES // dimension))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from index.points import NUMPY_TYPES, CollectionConfig, Rows, content_hash
 from index.record import APPLICATION_ID, FORMAT, FileEntry, Reader
 from index.segment import DamagedCodes, SegmentData, load
 from index.store import UNFINISHED
-from index.vector_file import CHUNK_ROWS, HEADER_BYTES, Layout, VectorMap, read_layout
+from index.vector_file import HEADER_BYTES, Layout, VectorMap, chunk_rows, read_layout
 
 READ_BYTES = 16 * 1024 * 1024
 NORM_TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
@@ -295,8 +295,9 @@ class _Collection:
         rows = _rows_of(data)
         for mapped in self._maps:
             there = np.intersect1d(rows, mapped.row_numbers())
-            for start in range(0, len(there), CHUNK_ROWS):
-                part = there[start : start + CHUNK_ROWS]
+            size = chunk_rows(mapped.layout.dimension)
+            for start in range(0, len(there), size):
+                part = there[start : start + size]
                 levels, _ = binarizer.encode(mapped.read(part))
                 stored = unpack(data.codes[np.searchsorted(rows, part)])
                 # Rounding may turn the sign of a value next to zero; another vector turns half of them.

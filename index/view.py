@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from index.binarizer import Binarizer
 from index.points import Float32s, Rows
 from index.segment import Segment
-from index.vector_file import CHUNK_ROWS, VectorMap
+from index.vector_file import VectorMap, chunk_rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tail:
     """The newest rows, not yet coded, kept as float32 and scored exactly.
 
@@ -67,7 +67,7 @@ class Tail:
         return replace(self, alive=alive)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     """Segments cover all rows before the tail; maps cover at least the rows of the segments."""
 
@@ -114,8 +114,9 @@ class View:
                 continue
             numbers = mapped.row_numbers()
             low, high = np.searchsorted(numbers, [first_row, end_row])
-            for start in range(int(low), int(high), CHUNK_ROWS):
-                stop = min(start + CHUNK_ROWS, int(high))
+            size = chunk_rows(mapped.layout.dimension)
+            for start in range(int(low), int(high), size):
+                stop = min(start + size, int(high))
                 yield numbers[start:stop], mapped.vectors[start:stop].astype(np.float32, copy=False)
 
     def alive_rows(self) -> Rows:
