@@ -7,7 +7,8 @@ FROM ${BASE_IMAGE} AS build
 ARG TORCH_INDEX_URL=""
 ARG TORCH_ALLOW_CUDA=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# pip lives in its own environment and fills the other one from outside: what is shipped has no pip.
+# pip lives in its own environment and fills the other one from outside: the environment that is shipped has no pip. The
+# base image may have one, for its own Python: it comes and goes with BASE_IMAGE.
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/bitfold
 
 WORKDIR /src
@@ -31,7 +32,7 @@ owners = metadata.packages_distributions(); \
 bad = {name: owners.get(name) for name in ('index', 'models', 'service') if owners.get(name) != ['bitfold']}; \
 raise SystemExit(f'package names owned by others: {bad}' if bad else 0)"
 # Headers are for compiling extensions, which nothing does at run time. Bytecode is there already: pip wrote it.
-RUN rm -rf /opt/bitfold/lib/python3.*/site-packages/torch/include
+RUN rm -rf /opt/bitfold/lib/python3.*/site-packages/torch/include /opt/bitfold/lib/python3.*/site-packages/pyarrow/include
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="Bitfold" org.opencontainers.image.licenses="Apache-2.0"
@@ -56,6 +57,7 @@ USER 10001:10001
 VOLUME /data
 EXPOSE 6333
 STOPSIGNAL SIGTERM
+# Asks the loopback address, so BITFOLD_HOST must stay 0.0.0.0 or be 127.0.0.1 for it to succeed.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["/opt/bitfold/bin/python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['BITFOLD_PORT'] + '/healthz', timeout=4)"]
 ENTRYPOINT ["/opt/bitfold/bin/bitfold"]

@@ -3,18 +3,20 @@
     python benchmarks/bench_search.py --points 10000 100000 1000000
 
 For each size: a collection of 384-d vectors (synthetic with a text-like spectrum, see common.TextLike) is loaded
-over HTTP into a server without a model. Then, in one run: the search in process (stage by stage, another process
-over the same directory), over HTTP by 1 and by 8 clients, idle and while a bulk load runs into a second
-collection. Every figure is of `--queries` distinct queries, limit 10, `exact: false`.
+over HTTP into a server without a model. Then, in one run: over HTTP by 1 and by 8 clients (a process each), idle and
+while a bulk load runs into a second collection; then the search in process, stage by stage, over the same directory.
+Every figure is of `--queries` distinct queries, limit 10, `exact: false`. The loader stands for a client on another
+machine: it has its lines ready and runs at the lowest priority.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
+import os
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -26,19 +28,29 @@ BLOCK = 10_000
 NAME = "bench"
 
 
-def load(client: Client, name: str, source: TextLike, n: int, *, first: int = 0, stop: threading.Event | None = None) -> float:
+def load(client: Client, name: str, source: TextLike, n: int) -> float:
     """Load n points in bulk requests; return the seconds that the server took."""
     seconds = 0.0
-    for start in range(first, first + n, BLOCK):
-        if stop is not None and stop.is_set():
-            break
-        body = ndjson(start, source.draw(min(BLOCK, first + n - start)))
+    for start in range(0, n, BLOCK):
+        body = ndjson(start, source.draw(min(BLOCK, n - start)))
         began = time.perf_counter()
         answer = client.call("POST", f"/collections/{name}/points/bulk", body, "application/x-ndjson")
         seconds += time.perf_counter() - began
         if answer["result"]["rejected"]:
             raise RuntimeError(answer)
     return seconds
+
+
+def keep_loading(port: int, source: TextLike) -> None:
+    """Load points into the other collection for ever."""
+    os.nice(19)
+    client = Server(0, port).client()
+    client.call("PUT", "/collections/busy", {"vectors": {"size": source.dimension, "distance": "Cosine"}})
+    lines = ndjson(0, source.draw(BLOCK)).split(b"\n")[:-1]
+    tails = [line.partition(b",")[2] for line in lines]
+    for block in itertools.count():
+        body = b"".join(b'{"id":%d,%s\n' % (block * BLOCK + i, tail) for i, tail in enumerate(tails))
+        client.call("POST", "/collections/busy/points/bulk", body, "application/x-ndjson")
 
 
 def bodies(queries: NDArray[np.float32]) -> list[bytes]:
@@ -123,16 +135,12 @@ def measure(n: int, d: int, asked: int) -> list[list[object]]:
             idle1, rate1 = clients(running.port, requests, 1)
             memory = (anonymous_bytes(running.pid) - empty) / n
             idle8, rate8 = clients(running.port, requests, 8)
-            stop = threading.Event()
-            loader = threading.Thread(
-                target=load, args=(running.client(), "other", source, 10**9), kwargs={"first": 10_000, "stop": stop}
-            )
+            loader = multiprocessing.Process(target=keep_loading, args=(running.port, source), daemon=True)
             loader.start()
-            time.sleep(2)
+            time.sleep(3)
             busy1, _ = clients(running.port, requests, 1)
             busy8, _ = clients(running.port, requests, 8)
-            stop.set()
-            loader.join()
+            loader.kill()
         times, stages, recall = in_process(data_dir, queries)
     p50, p99 = percentiles(times)
     parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items())

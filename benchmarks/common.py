@@ -33,7 +33,7 @@ class TextLike:
 
     def __init__(self, n: int, d: int, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
-        self._d = d
+        self.dimension = d
         self._scale = (np.arange(1, d + 1) ** (-SPECTRUM / 2)).astype(np.float32)
         self._scale /= np.linalg.norm(self._scale)
         mean = self._rng.standard_normal(d).astype(np.float32)
@@ -41,7 +41,7 @@ class TextLike:
         self._topics = self._normal(max(1, n // 50)) * np.float32(0.7)
 
     def _normal(self, n: int) -> NDArray[np.float32]:
-        return self._rng.standard_normal((n, self._d), dtype=np.float32) * self._scale
+        return self._rng.standard_normal((n, self.dimension), dtype=np.float32) * self._scale
 
     def draw(self, n: int) -> NDArray[np.float32]:
         """Return (n, d) unit vectors."""

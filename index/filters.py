@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from index.errors import InvalidFilter, InvalidId
 from index.ids import parse_ids
 from index.instants import parse_instant
+from index.json_kinds import kind_of
 from index.matching import (
     AnyOf,
     Bounds,
@@ -33,7 +34,7 @@ from index.matching import (
     Words,
     words_of,
 )
-from index.paths import BadPath, Path, parse_path
+from index.paths import Path, read_path
 
 __all__ = ["MAX_CLAUSES", "MAX_DEPTH", "Filter", "parse_filter"]
 
@@ -88,7 +89,7 @@ class _Parser:
             _only(minimum, frozenset({"conditions", "min_count"}), at)
             conditions = _required(minimum, "conditions", at)
             if not isinstance(conditions, list):
-                _fail(f"{at}.conditions", f"{_kind(conditions)} is not a list of conditions")
+                _fail(f"{at}.conditions", f"{kind_of(conditions)} is not a list of conditions")
             clauses["min_count"] = _integer(_required(minimum, "min_count", at), f"{at}.min_count", least=1)
             clauses["min_should"] = self._conditions(
                 conditions, f"{at}.conditions", depth=depth, nested=nested
@@ -134,7 +135,7 @@ class _Parser:
         if isinstance(key, str) and len(key) > 2:
             # `data` and `data[]` name the same list here.
             key = key.removesuffix("[]")
-        path = _path(key, f"{at}.key")
+        path = read_path(key, f"{at}.key", wrong=InvalidFilter)
         return Nested(
             path, self.filter(_required(inner, "filter", at), f"{at}.filter", depth=depth + 1, nested=True)
         )
@@ -157,12 +158,12 @@ def _payload_field(node: dict[str, Any], name: str, at: str) -> Path:
     at = f"{at}.{name}"
     inner = _object(node[name], at)
     _only(inner, frozenset({"key"}), at)
-    return _path(_required(inner, "key", at), f"{at}.key")
+    return read_path(_required(inner, "key", at), f"{at}.key", wrong=InvalidFilter)
 
 
 def _field(node: dict[str, Any], at: str) -> Condition:
     _only(node, _FIELD_TESTS | {"key"}, at)
-    path = _path(node["key"], f"{at}.key")
+    path = read_path(node["key"], f"{at}.key", wrong=InvalidFilter)
     # Qdrant's server joins several tests in one condition by OR, its client's local mode takes the first, and
     # neither is documented: refused, so that nobody gets the other meaning.
     name = _single(node, _FIELD_TESTS, at, "put each test into a condition of its own")
@@ -174,7 +175,7 @@ def _field(node: dict[str, Any], at: str) -> Condition:
     if name == "values_count":
         return ValuesCount(path, _bounds(value, at, lambda bound, where: _integer(bound, where, least=0)))
     if not isinstance(value, bool):
-        _fail(at, f"{_kind(value)} is not true or false")
+        _fail(at, f"{kind_of(value)} is not true or false")
     return IsEmpty(path, value) if name == "is_empty" else IsNull(path, value)
 
 
@@ -187,27 +188,27 @@ def _match(raw: object, at: str) -> ValueTest:
     if name == "value":
         if not isinstance(value, bool | int | str):
             hint = "use range with gte and lte for floats" if isinstance(value, float) else None
-            _fail(at, f"{_kind(value)} is not a string, an integer or a boolean", hint)
+            _fail(at, f"{kind_of(value)} is not a string, an integer or a boolean", hint)
         return AnyOf(type(value), frozenset({value}))
     if name in ("any", "except"):
         kind, values = _variants(value, at)
         return AnyOf(kind, values) if name == "any" else NoneOf(kind, values)
     if not isinstance(value, str):
-        _fail(at, f"{_kind(value)} is not a string")
+        _fail(at, f"{kind_of(value)} is not a string")
     words = words_of(value)
     return Phrase(tuple(words)) if name == "phrase" else Words(frozenset(words), every=name == "text")
 
 
 def _variants(raw: object, at: str) -> tuple[type, frozenset[Any]]:
     if not isinstance(raw, list):
-        _fail(at, f"{_kind(raw)} is not a list")
+        _fail(at, f"{kind_of(raw)} is not a list")
     kind = type(raw[0]) if raw else str
     if kind not in (str, int):
-        _fail(f"{at}[0]", f"{_kind(raw[0])} is not a string or an integer")
+        _fail(f"{at}[0]", f"{kind_of(raw[0])} is not a string or an integer")
     for i, value in enumerate(raw):
         if type(value) is not kind:
             _fail(
-                f"{at}[{i}]", f"{_kind(value)} in a list that starts with {_kind(raw[0])}", "do not mix types"
+                f"{at}[{i}]", f"{kind_of(value)} in a list that starts with {kind_of(raw[0])}", "do not mix types"
             )
     return kind, frozenset(raw)
 
@@ -228,7 +229,7 @@ def _bounds(raw: object, at: str, read: Callable[[object, str], float | int]) ->
 
 def _number(value: object, at: str) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        _fail(at, f"{_kind(value)} is not a number or a date")
+        _fail(at, f"{kind_of(value)} is not a number or a date")
     if isinstance(value, float) and not math.isfinite(value):
         _fail(at, "a bound must be finite", "leave it out for no bound")
     return value
@@ -236,7 +237,7 @@ def _number(value: object, at: str) -> float | int:
 
 def _instant(value: object, at: str) -> int:
     if not isinstance(value, str):
-        _fail(at, f"{_kind(value)} in a range of dates", "give all bounds as numbers or all as dates")
+        _fail(at, f"{kind_of(value)} in a range of dates", "give all bounds as numbers or all as dates")
     instant = parse_instant(value)
     if instant is None:
         _fail(at, f"{_shown(value)} is not a date", "use RFC 3339, as in 2024-05-01T12:00:00Z or 2024-05-01")
@@ -245,24 +246,15 @@ def _instant(value: object, at: str) -> int:
 
 def _integer(value: object, at: str, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        _fail(at, f"{_kind(value)} is not an integer")
+        _fail(at, f"{kind_of(value)} is not an integer")
     if value < least:
         _fail(at, f"must be {least} or more")
     return value
 
 
-def _path(value: object, at: str) -> Path:
-    if not isinstance(value, str):
-        _fail(at, f"{_kind(value)} is not a key")
-    try:
-        return parse_path(value)
-    except BadPath as error:
-        _fail(at, str(error), 'write keys as a.b, a[].b, a[0].b or "a key.with dots".b')
-
-
 def _object(raw: object, at: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
-        _fail(at, f"{_kind(raw)} is not an object")
+        _fail(at, f"{kind_of(raw)} is not an object")
     return raw
 
 
@@ -296,18 +288,4 @@ def _fail(at: str, message: str, hint: str | None = None) -> NoReturn:
 
 def _shown(text: object) -> str:
     """Quote a piece of the input: only its start, and with everything that is no plain character escaped."""
-    return ascii(text[:60]) if isinstance(text, str) else _kind(text)
-
-
-def _kind(value: object) -> str:
-    """Name a value's type; never the value, which may be too large or too deep to print."""
-    names = {
-        type(None): "null",
-        bool: "a boolean",
-        int: "an integer",
-        float: "a float",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), f"a value of type {type(value).__name__}")
+    return ascii(text[:60]) if isinstance(text, str) else kind_of(text)

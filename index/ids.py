@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from index.errors import InvalidId
+from index.json_kinds import kind_of
 
 PointId = int | str
 
@@ -49,7 +50,7 @@ def parse_id(value: object, *, param: str = "id") -> PointId:
             return int(value)
         side = "negative" if value < 0 else "above 2^64-1"
         raise InvalidId(f"{param}: an integer id must not be {side}", param=param, hint=_HINT)
-    raise InvalidId(f"{param}: {_kind(value)} is not an id", param=param, hint=_HINT)
+    raise InvalidId(f"{param}: {kind_of(value)} is not an id", param=param, hint=_HINT)
 
 
 def parse_ids(values: object, *, param: str = "ids") -> list[PointId]:
@@ -60,7 +61,7 @@ def parse_ids(values: object, *, param: str = "ids") -> list[PointId]:
     InvalidId : not a list, or a member is not an id; `param` then names the member (`ids[3]`).
     """
     if not isinstance(values, list | tuple):
-        raise InvalidId(f"{param}: {_kind(values)} is not a list of ids", param=param, hint=_HINT)
+        raise InvalidId(f"{param}: {kind_of(values)} is not a list of ids", param=param, hint=_HINT)
     try:
         # The common case stays in one comprehension; bool is not `int` by `type`, so it takes the slow way.
         return [v if type(v) is int and 0 <= v <= MAX_INTEGER else parse_id(v) for v in values]
@@ -111,8 +112,3 @@ def _parse_string(value: str, param: str) -> PointId:
             f"{param}: a string id of {size} UTF-8 bytes is longer than {MAX_BYTES}", param=param, hint=_HINT
         )
     return value
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", float: "a float", list: "a list", dict: "an object"}
-    return names.get(type(value), f"a value of type {type(value).__name__}")

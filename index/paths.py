@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+from index.errors import InvalidInput
+from index.json_kinds import kind_of
+
 MAX_STEPS = 64
 MAX_LENGTH = 4096
 MAX_INDEX = 2**64 - 1
@@ -20,7 +23,7 @@ _BRACKETS = re.compile(r"\[([0-9]{0,20})\]")
 
 
 class BadPath(ValueError):
-    """A string that is not a path; the caller turns it into the error of its own input."""
+    """A string that is not a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,28 @@ def parse_path(text: str) -> Path:
         if text[at] != ".":
             raise BadPath(f"{_shown(text)} is not a path: unexpected {text[at]!r} at character {at}")
         at += 1
+
+
+def read_path(value: object, param: str, *, wrong: type[InvalidInput]) -> Path:
+    """Read a path that came as JSON.
+
+    Parameters
+    ----------
+    value : a parsed JSON value.
+    param : the name of the input, for the error.
+    wrong : the error of that input.
+
+    Raises
+    ------
+    InvalidInput : a `wrong`; not a string, or not a path.
+    """
+    try:
+        if not isinstance(value, str):
+            raise BadPath(f"{kind_of(value)} is not a key")
+        return parse_path(value)
+    except BadPath as error:
+        hint = 'write keys as a.b, a[].b, a[0].b or "a key.with dots".b'
+        raise wrong(f"{param}: {error}", param=param, hint=hint) from None
 
 
 def merge(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from index.errors import InvalidPayload
-from index.paths import BadPath, Path, merge, parse_path
+from index.json_kinds import kind_of
+from index.paths import merge, parse_path, read_path
 
 # JSON writers give up a little above 250 levels, and an edit with a path may put a payload 64 levels further
 # down.
@@ -32,7 +33,7 @@ def parse_payload(value: object, *, param: str = "payload") -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise InvalidPayload(
-            f"{param}: {_kind(value)} is not a JSON object",
+            f"{param}: {kind_of(value)} is not a JSON object",
             param=param,
             hint='send an object, as in {"city": "Oslo"}',
         )
@@ -104,9 +105,9 @@ class PayloadEdit:
         if self.path is not None and self.kind != "set":
             raise InvalidPayload(f"{self.kind} takes no path", param="key", hint="use set to change a part")
         if self.path is not None:
-            _path(self.path, "key")
+            read_path(self.path, "key", wrong=InvalidPayload)
         for i, key in enumerate(self.keys):
-            _path(key, f"keys[{i}]")
+            read_path(key, f"keys[{i}]", wrong=InvalidPayload)
 
     def apply(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Return what `payload` becomes; the argument stays as it is, but the two may share parts."""
@@ -123,19 +124,9 @@ class PayloadEdit:
         return dict(payload)
 
 
-def _path(text: object, param: str) -> Path:
-    if not isinstance(text, str):
-        raise InvalidPayload(f"{param}: {_kind(text)} is not a key", param=param)
-    try:
-        return parse_path(text)
-    except BadPath as error:
-        hint = 'write keys as a.b, a[].b, a[0].b or "a key.with dots".b'
-        raise InvalidPayload(f"{param}: {error}", param=param, hint=hint) from None
-
-
 def _check_key(key: object, param: str) -> None:
     if not isinstance(key, str):
-        raise InvalidPayload(f"{param}: a key is {_kind(key)}, not a string", param=param)
+        raise InvalidPayload(f"{param}: a key is {kind_of(key)}, not a string", param=param)
     if not key.isascii():
         _check_text(key, param)
 
@@ -153,7 +144,7 @@ def _check_scalar(value: object, param: str) -> None:
                 f"{param}: an integer has more than 64 bits", param=param, hint="send it as a string"
             )
     elif value is not None:
-        raise InvalidPayload(f"{param}: {_kind(value)} is not a JSON value", param=param)
+        raise InvalidPayload(f"{param}: {kind_of(value)} is not a JSON value", param=param)
 
 
 def _check_text(text: str, param: str) -> None:
@@ -161,8 +152,3 @@ def _check_text(text: str, param: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidPayload(f"{param}: a string holds an unpaired surrogate", param=param) from None
-
-
-def _kind(value: object) -> str:
-    """Name a value's type; never the value, which may be too large to print."""
-    return "null" if value is None else f"a value of type {type(value).__name__}"

@@ -169,8 +169,8 @@ class _Collection:
             inside = len(rows) == entry.rows and rows[0] >= entry.first_row and rows[-1] < entry.end_row
             if not inside or (np.diff(rows) <= 0).any():
                 raise CorruptCollection(f"{path}: the row numbers do not fit the record")
-            for position, count, checksum in batches:
-                self._batch(mapped, position, count, checksum, config)
+            for batch in batches:
+                self._batch(mapped, rows, batch, config)
         except CorruptCollection as error:
             self._say(path, str(error).removeprefix(f"{path}: "))
             return np.arange(entry.first_row, entry.end_row, dtype=np.int64)
@@ -195,16 +195,16 @@ class _Collection:
             if file.read(HEADER_BYTES) != layout.header():
                 self._say(path, "the padding of the header is damaged")
 
-    def _batch(
-        self, mapped: VectorMap, position: int, count: int, checksum: int, config: CollectionConfig
-    ) -> None:
+    def _batch(self, mapped: VectorMap, rows: Rows, batch: tuple[int, int, int], config: CollectionConfig) -> None:
+        """Check a batch, `(position, count, checksum)`, of a file that holds `rows`."""
+        position, count, checksum = batch
         self._checked["batches"] += 1
         step = max(1, READ_BYTES // mapped.layout.row_bytes)
         crc = 0
         for start in range(position, position + count, step):
             vectors = mapped.vectors[start : min(start + step, position + count)]
             crc = zlib.crc32(vectors.data, crc)
-            numbers = mapped.row_numbers()[start : start + len(vectors)]
+            numbers = rows[start : start + len(vectors)]
             norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
             self._say_some(mapped.path, "not finite", numbers[~np.isfinite(norms)])
             if config.distance == "Cosine":

@@ -24,7 +24,7 @@ class TrainingFree:
     """A map of vectors of dimension d to codes of dimension m, m a multiple of 8.
 
     `x = R (d - mean)`, one level a dimension: 1 where x >= 0. R has orthonormal rows. Where R has fewer rows
-    than m, the last code dimensions are padding: 0 in `transform`, `queries` and `levels`, so they add
+    than m, the last code dimensions are padding: 0 in `transform`, `queries` and levels, so they add
     nothing to any score.
 
     Parameters
@@ -51,20 +51,23 @@ class TrainingFree:
         return self._pad(self._rotation.apply(self._checked(vectors)))
 
     def encode(self, vectors: Floats) -> tuple[NDArray[np.uint8], Floats]:
-        """Return levels (n, m) uint8 in {0, 1} and correction factors (n,) float32 of documents (n, d)."""
-        transformed = self.transform(vectors)
-        levels = (transformed >= 0).view(np.uint8)
-        levels[:, self._rotation.outputs :] = 0
-        return levels, correction_factors(transformed)
+        """Return levels and correction factors of documents (n, d); beside them, memory is that of 16,384 rows.
 
-    def levels(self, vectors: Floats) -> NDArray[np.uint8]:
-        """Return the signs of `transform`, (n, m) uint8 in {0, 1}; 0 counts as positive, padding is 0."""
+        Returns
+        -------
+        levels : (n, m) uint8 in {0, 1}, the signs of `transform`; 0 counts as positive, padding is 0.
+        factors : (n,) float32, see `correction_factors`.
+        """
         checked = self._checked(vectors)
         levels = np.zeros((len(checked), self.code_dimension), dtype=np.uint8)
+        factors = np.empty(len(checked), dtype=np.float32)
+        kept = self._rotation.outputs
         for start in range(0, len(checked), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            levels[rows, : self._rotation.outputs] = self._rotation.apply(checked[rows] - self.mean) >= 0
-        return levels
+            transformed = self.transform(checked[rows])
+            np.greater_equal(transformed[:, :kept], 0, out=levels[rows, :kept], casting="unsafe")
+            factors[rows] = correction_factors(transformed)
+        return levels, factors
 
     def to_bytes(self) -> bytes:
         """Serialise; `TrainingFreeFactory.load` gives back a binarizer with exactly the same results."""

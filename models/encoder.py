@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from models.sentence_model import SentenceModel, Task
 
 BATCH_SIZE = 32
+LEAST_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Encoder:
         self.dimension = model.dimension
         self.max_tokens = model.max_tokens
         self._model = model
+        self._threads = threads
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     def encode_documents(self, texts: Sequence[str]) -> Encoded:
@@ -88,7 +90,9 @@ class Encoder:
         truncated = np.zeros(len(texts), dtype=np.bool_)
         # Texts of like length share a batch, so that little is spent on padding.
         order = np.argsort([-len(text) for text in texts], kind="stable")
-        batches = [order[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+        # Few texts still give every thread something to do.
+        size = min(BATCH_SIZE, max(LEAST_BATCH, -(-len(texts) // (2 * self._threads))))
+        batches = [order[start : start + size] for start in range(0, len(texts), size)]
 
         def embed(rows: NDArray[np.intp]) -> None:
             vectors[rows], truncated[rows] = self._model.embed([texts[row] for row in rows], task)

@@ -16,7 +16,10 @@ from pathlib import Path, PurePosixPath
 from models.errors import ModelError, ModelMismatch, ModelNotFound, UnknownEncoder, UnsafeModel
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = "model.safetensors"
+WEIGHTS_IN_PARTS = "model.safetensors.index.json"  # read by Transformer alone
+ROUTERS = frozenset({"Router", "Asym"})
+ROUTER_CONFIGS = ("router_config.json", "config.json")  # in the order in which the library looks
 TOKENIZER_NAMES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 IDENTITY_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 DOWNLOAD_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
@@ -31,7 +34,8 @@ class ModelFolder:
     Attributes
     ----------
     path : the folder.
-    modules : folders of its modules in the order of `modules.json`, the root among them.
+    modules : folders of its modules in the order of `modules.json`, the root among them; a router is followed by
+        the modules that it routes to.
     prompts : prompts that the model's own configuration names, empty ones included.
     default_prompt : name of the prompt for texts of no other kind, or None.
     """
@@ -135,7 +139,7 @@ def check_folder(path: Path) -> ModelFolder:
     entries = _read_json(path, "modules.json")
     if not isinstance(entries, list) or not entries:
         raise ModelError(f"{path / 'modules.json'} is not a list of modules")
-    modules = tuple(_check_module(path, entry) for entry in entries)
+    modules = tuple(module for entry in entries for module in _check_entry(path, entry))
     prompts, default = _read_prompts(path)
     return ModelFolder(path=path, modules=modules, prompts=prompts, default_prompt=default)
 
@@ -175,32 +179,52 @@ def fingerprint(folder: ModelFolder) -> str:
     return total.hexdigest()[:12]
 
 
-def _check_module(root: Path, entry: object) -> Path:
+def _check_entry(root: Path, entry: object) -> list[Path]:
     kind, relative = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
     if not isinstance(kind, str) or not isinstance(relative, str):
         raise ModelError(f"{root / 'modules.json'} has a module without type or path")
+    return _check_module(root / "modules.json", kind, relative)
+
+
+def _check_module(config: Path, kind: str, relative: str) -> list[Path]:
+    """Check a module that `config` names, and all that it routes to; return their folders, its own first."""
     if not kind.startswith("sentence_transformers."):
         raise UnsafeModel(
-            f"{root} needs the module {kind!r}, which is code outside the sentence-transformers library",
+            f"{config.parent} needs the module {kind!r}, which is code outside the sentence-transformers library",
             hint="use a model that is made of the library's own modules",
         )
     parts = PurePosixPath(relative)
     if parts.is_absolute() or ".." in parts.parts or "\\" in relative:
-        raise UnsafeModel(f"{root / 'modules.json'} names a module outside the folder: {relative!r}")
-    module = root / relative if relative else root
-    _check_weights(module)
+        raise UnsafeModel(f"{config} names a module outside the folder: {relative!r}")
+    module = config.parent / parts
     name = kind.rpartition(".")[2]
+    if name in ROUTERS:
+        return [module, *_check_routes(module)]
+    weights = (WEIGHTS, WEIGHTS_IN_PARTS) if name == "Transformer" else (WEIGHTS,)
+    _check_weights(module, weights)
     if name in {"Transformer", "Pooling", "Dense"}:
         _existing(module, "config.json")
     if name in {"Transformer", "Dense", "StaticEmbedding"}:
-        _existing(module, *WEIGHT_NAMES)
+        _existing(module, *weights)
     if name in {"Transformer", "StaticEmbedding"}:
         _existing(module, *TOKENIZER_NAMES)
-    return module
+    return [module]
 
 
-def _check_weights(module: Path) -> None:
-    if not module.is_dir() or any((module / name).is_file() for name in WEIGHT_NAMES):
+def _check_routes(router: Path) -> list[Path]:
+    """Check the modules of all routes: they lie in folders of the router's own, which `modules.json` leaves out."""
+    file = _existing(router, *ROUTER_CONFIGS)
+    config = _read_json(router, file.name)
+    types = config.get("types") if isinstance(config, dict) else None
+    if not isinstance(types, dict) or not types or not all(isinstance(kind, str) for kind in types.values()):
+        raise ModelError(f"{file}: types is not an object that names a type for each module")
+    if not all(PurePosixPath(name).parts for name in types):
+        raise ModelError(f"{file} names the router's own folder as that of a module behind it")
+    return [module for name, kind in types.items() for module in _check_module(file, kind, name)]
+
+
+def _check_weights(module: Path, weights: tuple[str, ...]) -> None:
+    if not module.is_dir() or any((module / name).is_file() for name in weights):
         return
     pickles = sorted(file.name for file in module.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles:

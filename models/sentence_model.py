@@ -27,6 +27,7 @@ PROMPT_NAMES: dict[Task, tuple[str, ...]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
+LEAST_TOKEN = 64  # characters that a token may have, at least
 NO_LIMIT = 10**9  # libraries write "no limit" as inf or as 1e30
 
 
@@ -55,6 +56,7 @@ class SentenceModel:
                 ).eval()
             limit = self._model.max_seq_length
             self.max_tokens = None if limit is None or limit > NO_LIMIT else int(limit)
+            self._max_characters = self._most_characters()
             self.pooling = _pooling(self._model)
             self.dimension = self._probe()
         except ModelError as error:
@@ -76,13 +78,28 @@ class SentenceModel:
         truncated : (n,) bool, True where tokens were cut off.
         """
         model = self._model
+        most = self._max_characters
+        read = [text[:most] for text in texts]
         with torch.inference_mode():
             with self._lock:
-                features = model.preprocess(list(texts), prompt=self.prompts[task] or None, task=task)
+                features = model.preprocess(read, prompt=self.prompts[task] or None, task=task)
             truncated = self._truncated(features, len(texts))
+            if most is not None:
+                truncated |= np.fromiter((not _blank(text, most) for text in texts), np.bool_, len(texts))
             output = model(batch_to_device(features, model.device), task=task)["sentence_embedding"]
             vectors = output[:, : model.truncate_dim].to(device="cpu", dtype=torch.float32)
         return vectors.numpy(), truncated
+
+    def _most_characters(self) -> int | None:
+        """Return how much of a text is tokenised: what a window of the vocabulary's longest tokens holds.
+
+        More is never used but where many characters make no token (long blanks, endless words), and tokenising
+        a text of a million characters would hold up every other one. Such a text counts as truncated.
+        """
+        if self.max_tokens is None:
+            return None
+        vocabulary: dict[str, int] = getattr(self._model.tokenizer, "get_vocab", dict)()
+        return self.max_tokens * max(LEAST_TOKEN, max(map(len, vocabulary), default=0))
 
     def _truncated(self, features: object, n: int) -> NDArray[np.bool_]:
         """Tell cut texts by the overflow that the fast tokenizer keeps: no second pass over the text."""
@@ -106,6 +123,11 @@ class SentenceModel:
         if len(dimensions) != 1:
             raise ModelError(f"queries and documents have different dimensions: {sorted(dimensions)}")
         return int(dimensions.pop())
+
+
+def _blank(text: str, start: int) -> bool:
+    """Say whether nothing but white space is in a text from `start` on."""
+    return len(text) <= start or not text[start:].strip()
 
 
 def _pooling(model: SentenceTransformer) -> str:

@@ -21,7 +21,7 @@ from service.context import Services
 from service.encoders import Encoders, open_encoders
 from service.engine import Engine
 from service.errors import EngineError
-from service.limits import Gate, Pool, Slots
+from service.limits import Budget, Gate, Pool, Slots
 from service.metrics import Metrics
 from service.parser_pool import ParserPool
 from service.responses import ApiError, on_disconnect, on_error, on_http_error
@@ -39,9 +39,7 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(
-    settings: Settings, *, encoders: Encoders | None = None, options: StoreOptions | None = None
-) -> FastAPI:
+def create_app(settings: Settings, *, encoders: Encoders | None = None, options: StoreOptions | None = None) -> FastAPI:
     """Return the application; collections are opened and threads started when it starts.
 
     Parameters
@@ -59,10 +57,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(routes_native.health)
-    app.include_router(routes_native.router)
-    app.include_router(routes_collections.router)
-    app.include_router(routes_points.router)
+    for router in (routes_native.health, routes_native.router, routes_collections.router, routes_points.router):
+        # Not `include_router`: it puts a second matching of paths before every request.
+        app.router.routes.extend(router.routes)
     for family in (ApiError, IndexingError, ModelError, EngineError, Exception):
         app.add_exception_handler(family, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -111,6 +108,7 @@ def _lifespan(
                 bulk=pool("bulk", loads, loads),
                 parsing=pool("parsing", settings.parser_processes, loads),
                 loads=Slots("bulk", loads),
+                bodies=Budget("body", max(settings.max_bodies_bytes, settings.max_body_bytes)),
                 parsers=parsers,
             )
             log.info("ready; the routes are listed at http://%s:%d/docs", settings.host, settings.port)
@@ -122,9 +120,7 @@ def _lifespan(
 
 def _open_engine(settings: Settings, encoders: Encoders | None, options: StoreOptions | None) -> Engine:
     if encoders is None:
-        encoders = open_encoders(
-            default=settings.encoder, model_dir=settings.model_dir, threads=settings.torch_threads
-        )
+        encoders = open_encoders(default=settings.encoder, model_dir=settings.model_dir, threads=settings.torch_threads)
     return Engine(
         data_dir=settings.data_dir,
         encoders=encoders,

@@ -55,9 +55,10 @@ class Report:
             "rejected": self.rejected,
             "truncated": self.truncated,
             "unchanged": self.unchanged,
-            "errors": [asdict(error) for error in self.errors],
+            "errors": [asdict(error) for error in sorted(self.errors, key=lambda error: error.line)],
             "errors_truncated": self.rejected > len(self.errors),
             "truncated_lines": self.truncated_lines,
+            "truncated_lines_truncated": self.truncated > len(self.truncated_lines),
         }
 
 
@@ -163,7 +164,9 @@ async def load(
 
 class _Loader:
     def __init__(self, service: Services, name: str, report: Report) -> None:
-        config = service.engine.get(name).config
+        # Blocks are read for this collection: none of them may reach a later one of the same name.
+        self._collection = service.engine.get(name)
+        config = self._collection.config
         settings = service.settings
         self._service = service
         self._name = name
@@ -182,13 +185,9 @@ class _Loader:
 
     async def take(self, block: Block) -> None:
         """Parse a block while the one before it is committed, then begin to commit it."""
-        parsed = await self._service.parsing.run(
-            self._service.parsers.parse, block.data, block.first_line, self._spec
-        )
+        parsed = await self._service.parsing.run(self._service.parsers.parse, block.data, block.first_line, self._spec)
         refused = sorted([*parsed.errors, *block.errors], key=lambda error: error.line)
-        self._service.engine.count_load(
-            self._name, received=parsed.received + len(block.errors), rejected=len(refused)
-        )
+        self._service.engine.count_load(self._name, received=parsed.received + len(block.errors), rejected=len(refused))
         self._report.refuse(refused)
         await self.settle()
         if parsed.ids:
@@ -203,7 +202,9 @@ class _Loader:
     async def _commit(self, parsed: ParsedBlock) -> None:
         engine = self._service.engine
         incoming = Incoming(parsed.ids, parsed.texts, parsed.vectors, parsed.payloads, parsed.hashes)
-        outcome = await self._service.bulk.run(engine.upsert, self._name, incoming, skip_bad=True)
+        outcome = await self._service.bulk.run(
+            engine.upsert, self._name, incoming, skip_bad=True, same=self._collection
+        )
         engine.count_load(self._name, durable=outcome.accepted, rejected=len(outcome.refused))
         self._count(parsed, outcome)
 

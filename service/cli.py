@@ -91,10 +91,11 @@ def serve(
         allow_insecure=allow_insecure,
     )
     from service.app import create_app, server_config
-    from service.process import return_memory_early, share_cores
+    from service.process import allow_open_files, return_memory_early, share_cores
 
     return_memory_early()
     share_cores()
+    allow_open_files()
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -154,9 +155,11 @@ def _load(client: Client, collection: str, file: Path, fields: Fields, *, resume
     from service.upload import Checkpoint, Tally, upload
 
     total = estimate_count(file)
-    identity = {"server": client.url, "collection": collection, "fields": asdict(fields)}
-    checkpoint = Checkpoint(file, identity)
-    tally = checkpoint.load() if resume and client.info(collection)["points_count"] else None
+    info = client.info(collection)
+    # A collection that was dropped and made again under its name has none of the documents.
+    made = {"collection": collection, "created_at": info["created_at"]}
+    checkpoint = Checkpoint(file, {"server": client.url, **made, "fields": asdict(fields)})
+    tally = checkpoint.load() if resume and info["points_count"] else None
     if tally is not None:
         typer.echo(f"continuing after {tally.sent} documents, as {checkpoint.path} says", err=True)
     tally = tally or Tally()
@@ -193,6 +196,11 @@ def _print_tally(tally: Tally, file: Path) -> None:
         typer.echo(f"{file}:{error['line']}{name}: {error['message']}", err=True)
     if tally.rejected > _SHOWN_ERRORS:
         typer.echo(f"... and {tally.rejected - _SHOWN_ERRORS} more", err=True)
+    if tally.truncated:
+        shown = tally.truncated_lines[:_SHOWN_ERRORS]
+        more = ", ..." if tally.truncated > len(shown) else ""
+        lines = ", ".join(map(str, shown))
+        typer.echo(f"{file}: of these lines only the start can be found: {lines}{more}", err=True)
 
 
 @contextmanager

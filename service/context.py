@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import orjson
 from starlette.requests import Request
+from starlette.responses import Response
 
+from index.errors import DeadlineExceeded
 from index.ids import PointId, parse_ids
 from index.payload import parse_payload
 from service import schemas
 from service.engine import Engine
 from service.fields import no_effect
-from service.limits import Pool, Slots, deadline, read_body
+from service.limits import Budget, Pool, Slots, deadline, read_body
 from service.metrics import Metrics
 from service.parser_pool import ParserPool
-from service.responses import ApiError
+from service.responses import ApiError, dumped, wrapped
 from service.settings import Settings
 
 R = TypeVar("R", bound=schemas.Request)
@@ -33,7 +36,6 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 _CONSISTENCY: Final = ("majority", "quorum", "all")
 MAX_TIMEOUT: Final = 86_400
 DEFAULT_LIMIT: Final = 10
-_LARGE_BODY: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Services:
     ----------
     searches : threads for reads. writes : threads for small writes, so that they cannot starve reads.
     bulk : threads for the blocks of bulk loads. parsing : threads that wait for parsers.
-    loads : how many bulk requests may run.
+    loads : how many bulk requests may run. bodies : how many bytes JSON bodies may hold together.
     """
 
     settings: Settings
@@ -55,15 +57,16 @@ class Services:
     bulk: Pool
     parsing: Pool
     loads: Slots
+    bodies: Budget
     parsers: ParserPool
 
 
 @dataclass(slots=True)
 class Asked:
-    """One request's query string, and the warnings that its answer will carry."""
+    """The warnings that an answer will carry, and when a read must be done (`time.monotonic()` seconds)."""
 
     warnings: list[str]
-    timeout: int | None
+    deadline: float | None
 
 
 def services(request: Request) -> Services:
@@ -72,12 +75,23 @@ def services(request: Request) -> Services:
     return found
 
 
-def query_string(request: Request, allowed: tuple[str, ...], *, uses_timeout: bool = False) -> Asked:
+def query_string(request: Request, allowed: tuple[str, ...], *, read: bool = False) -> Asked:
     """Check the query string; raises ApiError (400) for unknown keys and values.
 
-    `timeout` (seconds) shortens the deadline of reads; elsewhere it is named in the warnings, as others are.
+    A read has a deadline, which `timeout` (seconds) makes earlier; elsewhere `timeout` is named in the warnings,
+    as other keys without effect are.
     """
     asked = Asked([], None)
+    timeout: int | None = None
+    if request.scope["query_string"]:
+        timeout = _read_query_string(request, allowed, asked, read=read)
+    if read:
+        asked.deadline = deadline(services(request).settings.search_timeout_ms, request, timeout)
+    return asked
+
+
+def _read_query_string(request: Request, allowed: tuple[str, ...], asked: Asked, *, read: bool) -> int | None:
+    timeout: int | None = None
     for key, value in request.query_params.multi_items():
         if key not in allowed:
             known = ", ".join(allowed) or "none"
@@ -86,11 +100,11 @@ def query_string(request: Request, allowed: tuple[str, ...], *, uses_timeout: bo
                 hint=f"known here: {known}",
             )  # fmt: skip
         _check_value(key, value)
-        if key == "timeout" and uses_timeout:
-            asked.timeout = int(value)
+        if key == "timeout" and read:
+            timeout = int(value)
         elif (key, value) != ("wait", "true"):
             asked.warnings.append(no_effect(key, key))
-    return asked
+    return timeout
 
 
 def _check_value(key: str, value: str) -> None:
@@ -107,22 +121,46 @@ def _check_value(key: str, value: str) -> None:
         raise ApiError(400, "invalid_request", f"{key} has a wrong value", param=key, hint=f"send {expected}")
 
 
-async def read_json(request: Request, model: type[R], asked: Asked) -> R:
-    """Read and check a body, and note its keys without effect; raises ApiError 400, 413, 415."""
+async def answer(request: Request, pool: Pool, asked: Asked, work: Callable[[], object]) -> Response:
+    """Run `work` in a thread, which also makes its result the bytes of the answer; the loop only sends them.
+
+    Raises what `work` raises, ApiError (429), and DeadlineExceeded when a read waited longer than it may.
+    """
+
+    def run() -> bytes:
+        _check_deadline(asked)
+        result = work()
+        return dumped(request, result, asked.warnings)
+
+    return wrapped(await pool.run(run))
+
+
+async def answer_body(
+    request: Request, pool: Pool, asked: Asked, model: type[R], work: Callable[[R], object]
+) -> Response:
+    """As `answer`, for a request with a body, which the same thread reads and checks.
+
+    The bytes of all bodies under way are limited together. Raises ApiError 400, 408, 413, 415, 429 too.
+    """
     service = services(request)
-    data = await read_body(request, service.settings.max_body_bytes)
-    if len(data) > _LARGE_BODY:
-        # Milliseconds of parsing, which every search would wait for if it happened in the event loop.
-        body = await service.writes.run(schemas.read, model, data)
-    else:
-        body = schemas.read(model, data)
-    asked.warnings += body.warnings()
-    return body
+    settings = service.settings
+    with service.bodies.share() as share:
+        data = await read_body(request, limit=settings.max_body_bytes, idle=settings.body_idle_s, share=share)
+
+        def run() -> bytes:
+            _check_deadline(asked)
+            body = schemas.read(model, data)
+            asked.warnings += body.warnings()
+            return dumped(request, work(body), asked.warnings)
+
+        return wrapped(await pool.run(run))
 
 
-def deadline_of(request: Request, asked: Asked) -> float:
-    """Return when a read must be done, in `time.monotonic()` seconds."""
-    return deadline(services(request).settings.search_timeout_ms, request, asked.timeout)
+def _check_deadline(asked: Asked) -> None:
+    if asked.deadline is not None and time.monotonic() > asked.deadline:
+        raise DeadlineExceeded(
+            "the request waited longer than it may", hint="try again, or raise BITFOLD_SEARCH_TIMEOUT_MS"
+        )
 
 
 def page(settings: Settings, limit: int | None, offset: int | None = None) -> tuple[int, int]:

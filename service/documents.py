@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import gzip
-import importlib
 import io
 import re
 import zlib
@@ -98,7 +97,7 @@ def estimate_count(path: Path) -> int:
     """Return about how many documents a file has: its lines or rows, without looking into them."""
     with _reading(path):
         if format_of(path) == "parquet":
-            return int(_parquet(path).ParquetFile(path).metadata.num_rows)
+            return int(_parquet(path).metadata.num_rows)
         with _open(path) as file:
             return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
 
@@ -233,7 +232,7 @@ def _plain(value: object) -> object:
 def _read_parquet(path: Path, fields: Fields) -> Generator[Document, None, None]:
     name = fields.vector or "vector"
     with _reading(path):
-        file = _parquet(path).ParquetFile(path)
+        file = _parquet(path)
         _check_columns(file.schema_arrow.names, fields, path)
         number = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
@@ -263,12 +262,10 @@ def _base64(cell: Any, where: str) -> str | None:  # noqa: ANN401  (pyarrow has 
 
 
 def _parquet(path: Path) -> Any:  # noqa: ANN401  (pyarrow has no types)
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise DocumentError(
-            f"{path}: reading Parquet needs pyarrow; install it with: .venv/bin/python -m pip install pyarrow"
-        ) from None
+    # Not above: it takes as long to import as everything else that `bitfold index` needs.
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetFile(path)
 
 
 def _open(path: Path) -> BinaryIO:

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import UnknownEncoder, describe_encoders, load_encoder
-from service.errors import EncoderUnavailable
+from service.errors import EncoderLoading, EncoderUnavailable
 
 log = logging.getLogger(__name__)
 
 DEFAULT: Final = "default"
 NONE: Final = "none"
-MAX_WAIT: Final = 30.0  # seconds that a request waits for an encoder that is being loaded
+MAX_WAIT: Final = 30.0  # seconds that a write waits for an encoder that another one loads
 
 
 class EncodedTexts(Protocol):
@@ -96,7 +96,10 @@ class Encoders:
     def start(self) -> None:
         """Begin to load the default encoder in the background."""
         if self.default is not None:
-            threading.Thread(target=self._try, args=(self.default,), name="load-encoder", daemon=True).start()
+            self._begin(self.default)
+
+    def _begin(self, name: str) -> None:
+        threading.Thread(target=self._try, args=(name,), name="load-encoder", daemon=True).start()
 
     def _try(self, name: str) -> None:
         try:
@@ -104,30 +107,49 @@ class Encoders:
         except EncoderUnavailable as error:
             log.warning("%s", error)
 
-    def get(self, name: str) -> TextEncoder:
+    def get(self, name: str, *, wait: float = MAX_WAIT) -> TextEncoder:
         """Return an encoder, loading it first if need be (seconds).
 
-        Raises UnknownEncoder, and EncoderUnavailable when loading fails or failed before.
+        Parameters
+        ----------
+        wait : seconds to wait while another thread loads it. With 0 nothing is waited for: when it is not
+            loaded, loading begins in the background and this raises.
+
+        Raises
+        ------
+        UnknownEncoder
+            It is not on the list.
+        EncoderLoading
+            It is not loaded yet.
+        EncoderUnavailable
+            Loading fails or failed before.
         """
         name = self.canonical(name)
         encoder = self._loaded.get(name)
         if encoder is not None:
             return encoder
-        if not self._locks[name].acquire(timeout=MAX_WAIT):
-            raise EncoderUnavailable(
-                f"encoder {name} is still loading", hint="try again when /readyz answers 200"
-            )
-        try:
-            if name not in self._loaded and name not in self._failed:
-                self._load_once(name)
-        finally:
-            self._locks[name].release()
+        if name not in self._failed:
+            self._obtain(name, wait)
         if name in self._failed:
             raise EncoderUnavailable(
                 f"encoder {name} failed to load: {self._failed[name]}",
                 hint="collections of vectors work; repair the model and restart to use texts",
             )
         return self._loaded[name]
+
+    def _obtain(self, name: str, wait: float) -> None:
+        lock = self._locks[name]
+        if wait <= 0:
+            if not lock.locked():
+                self._begin(name)
+            raise _loading(name)
+        if not lock.acquire(timeout=wait):
+            raise _loading(name)
+        try:
+            if name not in self._loaded and name not in self._failed:
+                self._load_once(name)
+        finally:
+            lock.release()
 
     def _load_once(self, name: str) -> None:
         try:
@@ -162,6 +184,10 @@ class Encoders:
         )
 
 
+def _loading(name: str) -> EncoderLoading:
+    return EncoderLoading(f"encoder {name} is still loading", hint="try again in a few seconds")
+
+
 def open_encoders(*, default: str, model_dir: Path | None, threads: int) -> Encoders:
     """Return the encoders that a server offers: the presets, the folders of `model_dir`, and the default.
 
@@ -176,11 +202,7 @@ def open_encoders(*, default: str, model_dir: Path | None, threads: int) -> Enco
     names: dict[str, Mapping[str, Any]] = {
         preset.name: {"source": preset.source, "license": preset.license} for preset in presets
     }
-    folders = (
-        {}
-        if model_dir is None
-        else {path.name: path for path in sorted(model_dir.iterdir()) if path.is_dir()}
-    )
+    folders = {} if model_dir is None else {path.name: path for path in sorted(model_dir.iterdir()) if path.is_dir()}
     for name in folders:
         names[name] = dict(names.get(name, {})) | {"source": "folder"}
 

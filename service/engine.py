@@ -18,7 +18,7 @@ import orjson
 
 from index.code_index import set_threads
 from index.collection import Collection
-from index.errors import DeadlineExceeded, IndexingError, InvalidPayload, UnknownCollection
+from index.errors import IndexingError, InvalidPayload, UnknownCollection
 from index.filters import parse_filter
 from index.ids import PointId
 from index.options import StoreOptions
@@ -32,9 +32,9 @@ from index.points import (
 from index.store import Store
 from models import TrainingFreeFactory
 from models.errors import ModelError
-from service.encoders import Encoders, TextEncoder
+from service.encoders import MAX_WAIT, Encoders, TextEncoder
 from service.errors import EngineError, NoEncoder, OtherSpace
-from service.ingest import Incoming, Outcome, ingest
+from service.ingest import Incoming, Outcome, check_width, ingest
 from service.metrics import Sizes
 from service.queries import (
     Answer,
@@ -42,6 +42,7 @@ from service.queries import (
     Query,
     RawFilter,
     alike,
+    bounded_page,
     parsed,
     search_alike,
     stored_vector,
@@ -141,12 +142,21 @@ class Engine:
         return self._store.get(name)
 
     @contextmanager
-    def using(self, name: str) -> Iterator[Collection]:
+    def using(self, name: str, same: Collection | None = None) -> Iterator[Collection]:
         """Work on a collection; if it is dropped meanwhile, whatever breaks is an UnknownCollection.
 
-        Raises UnknownCollection, CorruptCollection.
+        Parameters
+        ----------
+        same : what the caller's input was read for; another collection of that name is an UnknownCollection.
+
+        Raises
+        ------
+        UnknownCollection, CorruptCollection
+            There is none that can be used.
         """
         collection = self.get(name)
+        if same is not None and same is not collection:
+            raise _dropped(name)
         try:
             yield collection
         except (IndexingError, ModelError, EngineError):
@@ -154,9 +164,7 @@ class Engine:
         except Exception as error:
             if self._is_open(name, collection):
                 raise
-            raise UnknownCollection(
-                f"collection {name!r} was dropped meanwhile", param="collection", hint="create it again"
-            ) from error
+            raise _dropped(name) from error
 
     def _is_open(self, name: str, collection: Collection) -> bool:
         try:
@@ -242,10 +250,10 @@ class Engine:
 
     # -- encoders
 
-    def encoder_of(self, collection: Collection, name: str | None = None) -> TextEncoder:
+    def encoder_of(self, collection: Collection, name: str | None = None, *, wait: float = MAX_WAIT) -> TextEncoder:
         """Return the collection's encoder, or another one by name if it reads the same space.
 
-        Raises NoEncoder, OtherSpace, UnknownEncoder, EncoderUnavailable.
+        Raises NoEncoder, OtherSpace, UnknownEncoder, EncoderUnavailable; `wait` as in `Encoders.get`.
         """
         own, space = collection.config.attributes.get("encoder"), collection.config.attributes.get("space")
         if own is None:
@@ -253,7 +261,7 @@ class Engine:
                 f"collection {collection.name} takes vectors, not texts",
                 hint='send vectors, or create a collection with {"encoder": "default"}',
             )
-        encoder = self.encoders.get(name or own)
+        encoder = self.encoders.get(name or own, wait=wait)
         if encoder.space != space:
             raise OtherSpace(
                 f"encoder {encoder.name} makes vectors of the space {encoder.space}, "
@@ -265,10 +273,16 @@ class Engine:
     # -- writes
 
     def upsert(
-        self, name: str, incoming: Incoming, *, encoder: str | None = None, skip_bad: bool = False
+        self,
+        name: str,
+        incoming: Incoming,
+        *,
+        encoder: str | None = None,
+        skip_bad: bool = False,
+        same: Collection | None = None,
     ) -> Outcome:
-        """Make points durable; see `ingest`. Texts need an encoder of the collection's space."""
-        with self.using(name) as collection:
+        """Make points durable; see `ingest`, and `using` for `same`. Texts need an encoder of its space."""
+        with self.using(name, same) as collection:
             needed = any(text is not None for text in incoming.texts)
             loaded = self.encoder_of(collection, encoder) if needed else None
             return ingest(collection, incoming, loaded, skip_bad=skip_bad)
@@ -280,9 +294,7 @@ class Engine:
                 return collection.delete(ids)
             return collection.delete_where(parse_filter(filter))
 
-    def edit_payload(
-        self, name: str, edit: PayloadEdit, *, ids: list[PointId] | None, filter: RawFilter
-    ) -> int:
+    def edit_payload(self, name: str, edit: PayloadEdit, *, ids: list[PointId] | None, filter: RawFilter) -> int:
         """Change payloads by id or filter; return how many points were changed."""
         with self.using(name) as collection:
             if ids is not None:
@@ -302,16 +314,24 @@ class Engine:
         with_text: bool,
         deadline: float | None,
     ) -> tuple[list[Point], PointId | None]:
-        """Return a page of points in id order, and the id at which the next page starts."""
+        """Return a page of points in id order, and the id at which the next page starts.
+
+        A page ends early rather than growing far beyond 64 MiB.
+        """
         with self.using(name) as collection:
-            return collection.scroll(
-                after=after,
-                limit=limit,
-                filter=parsed(filter),
-                with_vector=with_vector,
-                with_text=with_text,
-                deadline=deadline,
-            )
+            wanted = parsed(filter)
+
+            def read(start: PointId | None, count: int) -> tuple[list[Point], PointId | None]:
+                return collection.scroll(
+                    after=start,
+                    limit=count,
+                    filter=wanted,
+                    with_vector=with_vector,
+                    with_text=with_text,
+                    deadline=deadline,
+                )
+
+            return bounded_page(read, after, limit)
 
     def points(self, name: str, ids: list[PointId], *, with_vector: bool, with_text: bool) -> list[Point]:
         """Return the points that exist, in the order of `ids`."""
@@ -323,29 +343,30 @@ class Engine:
         with self.using(name) as collection:
             return collection.count(parsed(filter), deadline)
 
-    def search(self, name: str, queries: Sequence[Query], deadline: float | None = None) -> list[Answer]:
+    def search(
+        self,
+        name: str,
+        queries: Sequence[Query],
+        deadline: float | None = None,
+        *,
+        same: Collection | None = None,
+    ) -> list[Answer]:
         """Answer queries in order; those that ask alike are searched together.
 
         Parameters
         ----------
         deadline : `time.monotonic()` seconds.
+        same : see `using`.
 
         Raises
         ------
         IndexingError, ModelError, EngineError
             Nothing is answered when one query is wrong.
         """
-        if deadline is not None and time.monotonic() > deadline:
-            raise DeadlineExceeded(
-                "the search waited longer than it may",
-                hint="try again, or raise BITFOLD_SEARCH_TIMEOUT_MS",
-            )
-        with self.using(name) as collection:
+        with self.using(name, same) as collection:
             return self._search(collection, queries, deadline)
 
-    def _search(
-        self, collection: Collection, queries: Sequence[Query], deadline: float | None
-    ) -> list[Answer]:
+    def _search(self, collection: Collection, queries: Sequence[Query], deadline: float | None) -> list[Answer]:
         filters = [parsed(query.filter) for query in queries]
         started = time.perf_counter()
         vectors, truncated = self._query_vectors(collection, queries)
@@ -362,20 +383,27 @@ class Engine:
 
     def _query_vectors(self, collection: Collection, queries: Sequence[Query]) -> tuple[Float32s, set[int]]:
         """Return (nq, d) float32 and the positions of texts that were cut at the model's window."""
-        vectors = np.empty((len(queries), collection.config.dimension), np.float32)
+        dimension = collection.config.dimension
+        vectors = np.empty((len(queries), dimension), np.float32)
         truncated: set[int] = set()
         texts: dict[str | None, list[int]] = {}
         for i, query in enumerate(queries):
             if query.vector is not None:
+                check_width(query.vector.shape[-1], dimension)
                 vectors[i] = query.vector
             elif query.text is not None:
                 texts.setdefault(query.encoder, []).append(i)
             elif query.point is not None:
                 vectors[i] = stored_vector(collection, query.point)
         for encoder, members in texts.items():
-            encoded = self.encoder_of(collection, encoder).encode_queries(
+            # Threads for reads must not all wait for a model that loads: whoever asked tries again.
+            encoded = self.encoder_of(collection, encoder, wait=0).encode_queries(
                 [queries[i].text or "" for i in members]
             )
             vectors[members] = encoded.vectors
             truncated |= {members[j] for j in np.flatnonzero(encoded.truncated)}
         return vectors, truncated
+
+
+def _dropped(name: str) -> UnknownCollection:
+    return UnknownCollection(f"collection {name!r} was dropped meanwhile", param="collection", hint="create it again")

@@ -21,7 +21,11 @@ class OtherSpace(EngineError):
 
 
 class EncoderUnavailable(EngineError):
-    """The encoder is still loading, or it failed to load."""
+    """The encoder failed to load; only a restart tries again."""
+
+
+class EncoderLoading(EncoderUnavailable):
+    """The encoder is still loading; trying again helps."""
 
 
 class UnknownPoint(EngineError):

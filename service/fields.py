@@ -22,6 +22,8 @@ NO_EFFECT: Final[dict[str, str]] = {
     "hnsw_config": "there is no graph index",
     "hnsw_ef": "there is no graph index; params.candidates and params.rerank set the effort",
     "acorn": "there is no graph index",
+    "exact": "counts are always exact",
+    "idf": "there are no sparse vectors",
     "indexed_only": "points without codes are scored exactly and cost little",
     "quantization_config": "every collection has compressed codes",
     "quantization": "params.candidates and params.rerank set the effort",

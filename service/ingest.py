@@ -5,13 +5,14 @@ Knows nothing of HTTP or JSON bodies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.collection import Collection
+from index.errors import InvalidVector
 from index.ids import PointId
 from index.points import Batch, Stored
 from models import InvalidText
@@ -59,49 +60,58 @@ def ingest(
     the same too, and its vector is written again beside a new payload when not. With `skip_bad` a text that
     the encoder refuses is reported and the others are written; else it raises InvalidText and nothing is.
     """
+    if incoming.vectors is not None:
+        check_width(incoming.vectors.shape[1], collection.config.dimension)
     outcome = Outcome()
-    outcome.accepted = len(incoming.ids)
     # Of an id that comes twice the last counts: an earlier one must not undo what a later left unchanged.
     latest = sorted({point_id: i for i, point_id in enumerate(incoming.ids)}.values())
     stored = collection.stored([incoming.ids[i] for i in latest])
     changed = [i for i in latest if not _same(incoming, i, stored.get(incoming.ids[i]))]
     outcome.unchanged = len(latest) - len(changed)
-    while changed:
-        try:
-            batch = _batch(collection, incoming, changed, stored, encoder, outcome)
-        except _NoVector as error:
-            if not skip_bad:
-                raise error.reason from None
-            outcome.refused.append((error.position, str(error.reason)))
-            outcome.accepted -= 1
-            changed.remove(error.position)
-            continue
-        collection.upsert(batch)
-        break
+    vectors = _vectors(collection, incoming, changed, stored, encoder, outcome, skip_bad=skip_bad)
+    if outcome.refused:
+        refused = {i for i, _ in outcome.refused}
+        kept = [place for place, i in enumerate(changed) if i not in refused]
+        vectors, changed = vectors[kept], [changed[place] for place in kept]
+    if changed:
+        collection.upsert(
+            Batch(
+                ids=[incoming.ids[i] for i in changed],
+                vectors=vectors,
+                payloads=[incoming.payloads[i] for i in changed],
+                texts=[incoming.texts[i] for i in changed],
+                hashes=[incoming.hashes[i] for i in changed],
+            )
+        )
+    outcome.accepted = len(incoming.ids) - len(outcome.refused)
     return outcome
 
 
-class _NoVector(Exception):
-    """The encoder refused the text at a position of the incoming points."""
-
-    def __init__(self, position: int, reason: InvalidText) -> None:
-        super().__init__(position)
-        self.position = position
-        self.reason = reason
+def check_width(width: int, dimension: int) -> None:
+    """Raise InvalidVector for vectors that were read for a collection of another dimension."""
+    if width != dimension:
+        raise InvalidVector(
+            f"the vectors have {width} dimensions, the collection has {dimension}",
+            param="vector",
+            hint=f"send {dimension} numbers",
+        )
 
 
 def _same(incoming: Incoming, i: int, stored: Stored | None) -> bool:
     return stored is not None and stored.hash == incoming.hashes[i] and stored.payload == incoming.payloads[i]
 
 
-def _batch(
+def _vectors(
     collection: Collection,
     incoming: Incoming,
     rows: Sequence[int],
     stored: dict[PointId, Stored],
     encoder: TextEncoder | None,
     outcome: Outcome,
-) -> Batch:
+    *,
+    skip_bad: bool,
+) -> Float32s:
+    """Return (len(rows), d) vectors: received, known already, or encoded; those of refused texts are zero."""
     vectors = np.zeros((len(rows), collection.config.dimension), np.float32)
     known = _known_vectors(collection, incoming, rows, stored)
     to_encode: list[int] = []
@@ -114,19 +124,38 @@ def _batch(
         else:
             to_encode.append(place)
     if to_encode and encoder is not None:
+        texts = {place: incoming.texts[rows[place]] or "" for place in to_encode}
+        truncated, refused = _encode(encoder, texts, vectors, skip_bad=skip_bad)
+        outcome.truncated = [rows[place] for place in truncated]
+        outcome.refused = [(rows[place], reason) for place, reason in refused]
+    return vectors
+
+
+def _encode(
+    encoder: TextEncoder, texts: Mapping[int, str], vectors: Float32s, *, skip_bad: bool
+) -> tuple[list[int], list[tuple[int, str]]]:
+    """Put the vectors of texts into the rows that are their keys; return the cut ones and the refused ones.
+
+    An encoder names one text that it refuses, and gives nothing of the others: they are tried again in two
+    halves, so that n texts are encoded at most log2(n) times, however many of them are bad.
+    """
+    truncated: list[int] = []
+    refused: list[tuple[int, str]] = []
+    waiting = [list(texts)]
+    while waiting:
+        places = waiting.pop()
         try:
-            encoded = encoder.encode_documents([incoming.texts[rows[place]] or "" for place in to_encode])
+            encoded = encoder.encode_documents([texts[place] for place in places])
         except InvalidText as error:
-            raise _NoVector(rows[to_encode[error.index]], error) from error
-        vectors[to_encode] = encoded.vectors
-        outcome.truncated = [rows[to_encode[j]] for j in np.flatnonzero(encoded.truncated)]
-    return Batch(
-        ids=[incoming.ids[i] for i in rows],
-        vectors=vectors,
-        payloads=[incoming.payloads[i] for i in rows],
-        texts=[incoming.texts[i] for i in rows],
-        hashes=[incoming.hashes[i] for i in rows],
-    )
+            if not skip_bad:
+                raise
+            refused.append((places.pop(error.index), str(error)))
+            half = len(places) // 2
+            waiting += [part for part in (places[half:], places[:half]) if part]
+        else:
+            vectors[places] = encoded.vectors
+            truncated += [places[j] for j in np.flatnonzero(encoded.truncated)]
+    return truncated, refused
 
 
 def _known_vectors(

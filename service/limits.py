@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 from starlette.datastructures import Headers
@@ -14,12 +14,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
-from service.responses import STARTED, ApiError, failure
+from service.responses import STARTED, TRUSTED, ApiError, failure
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_DRAIN_BYTES: Final = 64 << 20
 OPEN_PATHS: Final = frozenset(("/healthz", "/livez", "/readyz"))
 
 
@@ -46,13 +45,26 @@ class Pool:
             raise over_capacity(self._name)
         self._busy += 1
         loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
         future = self._executor.submit(work, *args, **kwargs)
-        # Not when the caller gives up, but when the thread is free again.
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
-        return await asyncio.wrap_future(future)
+        # One wake-up of the loop, and not when the caller gives up, but when the thread is free again.
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, done, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            future.cancel()  # what only waits is not begun
+            raise
 
-    def _leave(self) -> None:
+    def _finish(self, done: Future[T], answer: asyncio.Future[T]) -> None:
         self._busy -= 1
+        if answer.done():
+            return
+        if done.cancelled():
+            answer.cancel()
+        elif (error := done.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(done.result())
 
     def close(self) -> None:
         """Wait for the work that runs; what only waits is dropped."""
@@ -77,6 +89,56 @@ class Slots:
         self._free += 1
 
 
+class Budget:
+    """Bytes that the bodies of all requests may hold together; use it from one event loop.
+
+    Parameters
+    ----------
+    name : what the 429 speaks of.
+    size : how many bytes there are.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._free = size
+
+    def share(self) -> Share:
+        """Return the share of one request, empty at first."""
+        return Share(self)
+
+    def take(self, size: int) -> None:
+        """Take bytes out; raises ApiError (429) when there are not so many."""
+        if size > self._free:
+            raise over_capacity(self._name)
+        self._free -= size
+
+    def give(self, size: int) -> None:
+        """Put bytes back."""
+        self._free += size
+
+
+class Share:
+    """What one request holds of a budget; it is given back when the `with` block ends."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._held = 0
+
+    def __enter__(self) -> Share:
+        """Return the share itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give everything back."""
+        self._budget.give(self._held)
+        self._held = 0
+
+    def take(self, size: int) -> None:
+        """Hold more bytes; raises ApiError (429) when the budget has not so many left."""
+        self._budget.take(size)
+        self._held += size
+
+
 def over_capacity(name: str) -> ApiError:
     """Return the 429 for a kind of work that has no room left."""
     return ApiError(
@@ -97,21 +159,41 @@ def deadline(milliseconds: int, request: Request, timeout: int | None = None) ->
     return time.monotonic() - waited + allowed
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read a whole body of at most `limit` bytes; raises ApiError 413 or 415."""
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise ApiError(
-            415,
-            "unsupported_encoding",
-            f"this route does not read {encoding} bodies",
-            hint="send plain JSON; points/bulk reads gzip",
-        )
+async def arriving(chunks: AsyncIterator[bytes], idle: float) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body; raises ApiError (408) when none comes for `idle` seconds."""
+    while True:
+        try:
+            async with asyncio.timeout(idle):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ApiError(
+                408,
+                "body_stalled",
+                f"nothing of the body came for {idle:g} seconds",
+                hint="send it without such pauses, or raise BITFOLD_BODY_IDLE_S",
+                headers={"Connection": "close"},
+            ) from None
+        yield chunk
+
+
+async def read_body(request: Request, *, limit: int, idle: float, share: Share) -> bytes:
+    """Read a whole body of at most `limit` bytes, which `share` holds; raises ApiError 408, 413, 415, 429."""
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise ApiError(
+                415,
+                "unsupported_encoding",
+                f"this route does not read {value.decode('latin-1')} bodies",
+                hint="send plain JSON; points/bulk reads gzip",
+            )
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    async for chunk in arriving(request.stream(), idle):
         size += len(chunk)
         if size <= limit:
+            share.take(len(chunk))
             chunks.append(chunk)
         elif size > 2 * limit + (1 << 20):
             break  # the rest is not worth reading: the connection closes
@@ -126,17 +208,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-async def drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read and forget the rest of a body, up to 64 MiB."""
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > _DRAIN_BYTES:
-            return
-
-
 class Gate:
-    """The outermost layer: takes the time, checks the key and the path, counts the answers."""
+    """Around all routes and error handlers: takes the time, checks the key and the path, counts the answers."""
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, metrics: Metrics) -> None:
         self._app = app
@@ -168,11 +241,8 @@ class Gate:
             self._metrics.observe(route_of(scope), scope["method"], status, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
-        if (
-            self._key is not None
-            and scope["path"] not in OPEN_PATHS
-            and not self._has_key(Headers(scope=scope))
-        ):
+        trusted = scope[TRUSTED] = self._key is None or self._has_key(Headers(scope=scope))
+        if not trusted and scope["path"] not in OPEN_PATHS:
             return ApiError(
                 401,
                 "wrong_api_key",

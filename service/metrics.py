@@ -46,11 +46,18 @@ class Metrics:
             "bitfold_request_seconds", "Seconds from the first byte of a request to its answer", ["route"],
             registry=self._registry, buckets=_BUCKETS,
         )  # fmt: skip
+        # Finding the counters by their labels takes longer than counting. As few as the labels have values.
+        self._parts: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        key = (route, method if method in _METHODS else "other", status)
+        parts = self._parts.get(key)
+        if parts is None:
+            count = self._requests.labels(route, key[1], str(status))
+            parts = self._parts[key] = (count, self._seconds.labels(route))
+        parts[0].inc()
+        parts[1].observe(seconds)
 
     def watch(self, sizes: Callable[[], Iterable[Sizes]]) -> None:
         """Show the sizes of collections from now on."""

@@ -18,7 +18,7 @@ ERRORS: Final[dict[int, str]] = {
     400: "Malformed, unknown or out of range; `param` names the input",
     401: "The API key is missing or wrong",
     404: "No such collection, point or route",
-    408: "The deadline passed",
+    408: "The deadline passed, or the body stopped coming",
     409: "The collection exists already",
     413: "The body, a text or a line is too large",
     415: "The body's encoding is not read here",
@@ -27,7 +27,7 @@ ERRORS: Final[dict[int, str]] = {
     507: "The disk is full: nothing of this write was kept",
 }
 _READ_ERRORS = (400, 401, 404, 408, 429, 503)
-_BODY_ERRORS = (413, 415)
+_BODY_ERRORS = (408, 413, 415)
 _WRITE_ERRORS = (400, 401, 404, 429, 503, 507)
 
 OBJECT: Final[dict[str, Any]] = {"type": "object"}
@@ -71,7 +71,6 @@ def documented(
     query: tuple[str, ...] = (),
     writes: bool = False,
     errors: tuple[int, ...] = (),
-    parameters: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the arguments that document a route whose body is read by the route itself."""
     codes = {*(_WRITE_ERRORS if writes else _READ_ERRORS), *errors, *(_BODY_ERRORS if body else ())}
@@ -82,8 +81,6 @@ def documented(
             {"name": name, "in": "query", "required": False, "schema": _PARAMETERS[name]} for name in query
         ]
     }
-    for name, schema in (parameters or {}).items():
-        extra["parameters"].append({"name": name, "in": "path", "required": True, "schema": schema})
     if body is not None:
         extra["requestBody"] = {
             "required": True,
@@ -210,6 +207,7 @@ _EXTRA_COMPONENTS: Final[dict[str, Any]] = {
         errors=list_of(ref("LineError")),
         errors_truncated=BOOLEAN,
         truncated_lines=list_of(COUNT),
+        truncated_lines_truncated=BOOLEAN,
     ),
 }
 _BODIES: Final = (

@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from index.errors import InvalidInput
+from index.paths import read_path
 from index.points import Hit, Point
 from service.fields import Selector
 
@@ -19,6 +21,10 @@ class Shape:
     ----------
     payload : True for whole payloads, False for none, or a choice of keys.
     qdrant : whether hits carry a `version`, which Qdrant's clients require.
+
+    Raises
+    ------
+    InvalidInput : a chosen key is no path, or selects one element of a list.
     """
 
     def __init__(
@@ -26,8 +32,8 @@ class Shape:
     ) -> None:
         self._include = self._exclude = None
         if isinstance(payload, Selector):
-            self._include = None if payload.include is None else _tree(payload.include)
-            self._exclude = None if payload.exclude is None else _tree(payload.exclude)
+            self._include = None if payload.include is None else _tree(payload.include, "include")
+            self._exclude = None if payload.exclude is None else _tree(payload.exclude, "exclude")
         self.payload = payload is not False
         self.vector = vector
         self.text = text
@@ -59,15 +65,15 @@ class Shape:
             return orjson.Fragment(payload)
         value = orjson.loads(payload)
         if self._include is not None:
-            value = _keep(value, self._include)
+            value = _keep(value, self._include) if self._include else {}
         return value if self._exclude is None else _leave_out(value, self._exclude)
 
 
-def _tree(keys: list[str]) -> Tree:
+def _tree(keys: list[str], where: str) -> Tree:
     """Merge paths like `a.b` and `a[].c` into one tree; an empty branch stands for everything below."""
     root: Tree = {}
     # Short paths first: what a whole branch selects already, a longer path must not narrow.
-    for parts in sorted((key.replace("[]", "").split(".") for key in keys), key=len):
+    for parts in sorted((_keys(key, f"with_payload.{where}[{i}]") for i, key in enumerate(keys)), key=len):
         node = root
         for part in parts[:-1]:
             if part in node and not node[part]:
@@ -76,6 +82,16 @@ def _tree(keys: list[str]) -> Tree:
         else:
             node[parts[-1]] = {}
     return root
+
+
+def _keys(key: str, param: str) -> list[str]:
+    """Return the keys along a path; lists are opened wherever one stands in the way."""
+    steps = read_path(key, param, wrong=InvalidInput).steps
+    if any(isinstance(step, int) for step in steps):
+        raise InvalidInput(
+            f"{param}: one element of a list cannot be selected", param=param, hint="select all of them, as in a[].b"
+        )
+    return [step for step in steps if isinstance(step, str)]
 
 
 def _keep(value: Any, tree: Tree) -> Any:  # noqa: ANN401 - any JSON value

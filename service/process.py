@@ -6,6 +6,7 @@ Called once by whoever owns the process (the CLI, a parser worker), never by the
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 
 from threadpoolctl import threadpool_limits
@@ -27,6 +28,16 @@ def return_memory_early() -> None:
     mallopt(_M_MMAP_THRESHOLD, _MIB)
     mallopt(_M_TRIM_THRESHOLD, _MIB)
     mallopt(_M_ARENA_MAX, 2)
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files to what the system allows: each connection and each segment is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return  # macOS calls a limit endless that it does not grant
 
 
 def share_cores(switch_seconds: float = 0.001) -> None:

@@ -5,9 +5,9 @@ Knows nothing of encoders or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from index.collection import Collection
 from index.filters import Filter, parse_filter
 from index.ids import PointId
-from index.points import Distance, Hit, SearchParams, SearchResult, Stages
+from index.points import Distance, Hit, Point, SearchParams, SearchResult, Stages
 from service.errors import UnknownPoint
 
 Float32s = NDArray[np.float32]
 RawFilter = Mapping[str, Any] | None
+
+PAGE_BYTES: Final = 64 << 20
+FIRST_POINTS: Final = 128
+_NUMBER_BYTES: Final = 12  # of a float32 in JSON, with its comma
+_ROW_BYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,32 @@ def search_alike(
         with_vector=first.with_vector,
         deadline=deadline,
     )
+
+
+def bounded_page(
+    read: Callable[[PointId | None, int], tuple[list[Point], PointId | None]], after: PointId | None, limit: int
+) -> tuple[list[Point], PointId | None]:
+    """Return a page of at most `limit` points, which ends early at about `PAGE_BYTES`, and the next id.
+
+    Parameters
+    ----------
+    read : returns so many points from an id on, and the id behind them. Only a few are read at first: after that
+        their size is known, and how many more will fit.
+    """
+    points, following = read(after, min(limit, FIRST_POINTS))
+    size = sum(map(answer_bytes, points))
+    while following is not None and len(points) < limit and size < PAGE_BYTES:
+        fitting = (PAGE_BYTES - size) * len(points) // max(1, size)
+        more, following = read(following, max(1, min(limit - len(points), fitting, 8 * len(points))))
+        size += sum(map(answer_bytes, more))
+        points += more
+    return points, following
+
+
+def answer_bytes(point: Point) -> int:
+    """Return about how many bytes a point takes in an answer."""
+    numbers = 0 if point.vector is None else len(point.vector)
+    return len(point.payload) + len(point.text or "") + _NUMBER_BYTES * numbers + _ROW_BYTES
 
 
 def stored_vector(collection: Collection, point: PointId) -> Float32s:

@@ -17,11 +17,19 @@ from starlette.responses import Response
 
 import index.errors as ix
 import models.errors as ml
-from service.errors import EncoderUnavailable, NoEncoder, OtherSpace, ParserFailed, UnknownPoint
+from service.errors import (
+    EncoderLoading,
+    EncoderUnavailable,
+    NoEncoder,
+    OtherSpace,
+    ParserFailed,
+    UnknownPoint,
+)
 
 log = logging.getLogger(__name__)
 
 STARTED: Final = "bitfold.started"
+TRUSTED: Final = "bitfold.trusted"  # whether the request has the API key, or none is needed
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 # A family of errors stands for all of its children that are not listed themselves.
@@ -45,6 +53,7 @@ STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
     OtherSpace: (400, "other_space"),
     ParserFailed: (503, "parser_failed"),
     EncoderUnavailable: (503, "encoder_unavailable"),
+    EncoderLoading: (503, "encoder_unavailable"),
     ml.UnknownEncoder: (400, "unknown_encoder"),
     ml.InvalidText: (400, "invalid_text"),
     ml.ModelError: (503, "encoder_unavailable"),
@@ -98,7 +107,7 @@ def translate(error: Exception) -> ApiError:
                 str(error),
                 param=getattr(error, "param", None),
                 hint=getattr(error, "hint", None),
-                headers={"Retry-After": "2"} if family is EncoderUnavailable else None,
+                headers={"Retry-After": "2"} if family is EncoderLoading else None,
             )
     log.error("unexpected error", exc_info=error)
     return ApiError(500, "internal_error", "an unexpected error; the server's log has the details")
@@ -111,10 +120,20 @@ def elapsed(request: Request) -> float:
 
 def envelope(request: Request, result: object, *, warnings: list[str] | None = None) -> Response:
     """Return 200 with the result; `warnings` appears only when there are some."""
+    return wrapped(dumped(request, result, warnings))
+
+
+def dumped(request: Request, result: object, warnings: list[str] | None = None) -> bytes:
+    """Return the body of a 200; for a large result this takes milliseconds."""
     body: dict[str, Any] = {"result": result, "status": "ok", "time": elapsed(request)}
     if warnings:
         body["warnings"] = list(dict.fromkeys(warnings))
-    return Response(orjson.dumps(body, option=_OPTIONS), media_type="application/json")
+    return orjson.dumps(body, option=_OPTIONS)
+
+
+def wrapped(body: bytes) -> Response:
+    """Return 200 around what `dumped` made."""
+    return Response(body, media_type="application/json")
 
 
 def failure(error: ApiError, seconds: float) -> Response:

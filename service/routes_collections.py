@@ -10,18 +10,17 @@ from starlette.responses import Response
 
 from index.collection import Collection
 from service import schemas
-from service.context import ADMIN, WRITE, query_string, read_json, services
+from service.context import ADMIN, WRITE, answer, answer_body, query_string, services
+from service.direct import Direct
 from service.engine import Engine
 from service.openapi import BOOLEAN, OBJECT, documented, fields, list_of, ref
 from service.responses import envelope
 
-router = APIRouter(tags=["collections"])
+router = APIRouter(tags=["collections"], route_class=Direct)
 
 # Qdrant clients may carry what only our own PUT knows in `metadata`, which is free in their models.
 METADATA_KEY: Final = "bitfold"
-_INDEX_NOTE: Final = (
-    "the index is recorded: filters are right without it, and it does not make them faster yet"
-)
+_INDEX_NOTE: Final = "the index is recorded: filters are right without it, and it does not make them faster yet"
 
 
 @router.get(
@@ -56,19 +55,20 @@ async def create(request: Request, collection: str) -> Response:
     """Make a collection; it is durable when this is answered."""
     service = services(request)
     asked = query_string(request, ADMIN)
-    body = await read_json(request, schemas.CreateCollection, asked)
-    encoder = body.encoder or _encoder_in(body.metadata)
-    vectors = body.vectors
-    await service.writes.run(
-        service.engine.create,
-        collection,
-        dimension=vectors.size if vectors else None,
-        distance=vectors.distance if vectors else None,
-        dtype=body.datatype or (vectors.datatype if vectors else None),
-        encoder=encoder,
-        metadata=body.metadata,
-    )
-    return envelope(request, True, warnings=asked.warnings)
+
+    def make(body: schemas.CreateCollection) -> bool:
+        vectors = body.vectors
+        service.engine.create(
+            collection,
+            dimension=vectors.size if vectors else None,
+            distance=vectors.distance if vectors else None,
+            dtype=body.datatype or (vectors.datatype if vectors else None),
+            encoder=body.encoder or _encoder_in(body.metadata),
+            metadata=body.metadata,
+        )
+        return True
+
+    return await answer_body(request, service.writes, asked, schemas.CreateCollection, make)
 
 
 def _encoder_in(metadata: dict[str, Any] | None) -> str | None:
@@ -81,8 +81,8 @@ def _encoder_in(metadata: dict[str, Any] | None) -> str | None:
 async def describe(request: Request, collection: str) -> Response:
     """Answer with Qdrant's collection info and ours: encoder, space, counts of the load, bytes on disk."""
     service = services(request)
-    query_string(request, ())
-    return envelope(request, await service.searches.run(info, service.engine, collection))
+    asked = query_string(request, (), read=True)
+    return await answer(request, service.searches, asked, lambda: info(service.engine, collection))
 
 
 @router.patch(
@@ -99,42 +99,42 @@ async def update(request: Request, collection: str) -> Response:
     """Merge keys into the metadata; whatever else Qdrant could change has no effect here."""
     service = services(request)
     asked = query_string(request, ADMIN)
-    body = await read_json(request, schemas.UpdateCollection, asked)
-    if body.metadata is None:
-        service.engine.get(collection)
-    else:
-        await service.writes.run(service.engine.set_metadata, collection, body.metadata)
-    return envelope(request, True, warnings=asked.warnings)
+
+    def change(body: schemas.UpdateCollection) -> bool:
+        if body.metadata is None:
+            service.engine.get(collection)
+        else:
+            service.engine.set_metadata(collection, body.metadata)
+        return True
+
+    return await answer_body(request, service.writes, asked, schemas.UpdateCollection, change)
 
 
-@router.delete(
-    "/collections/{collection}", **documented("Drop a collection", query=ADMIN, result=BOOLEAN, writes=True)
-)
+@router.delete("/collections/{collection}", **documented("Drop a collection", query=ADMIN, result=BOOLEAN, writes=True))
 async def drop(request: Request, collection: str) -> Response:
     """Delete a collection and its files; the result is false when there was none."""
     service = services(request)
     asked = query_string(request, ADMIN)
-    dropped = await service.writes.run(service.engine.drop, collection)
-    return envelope(request, dropped, warnings=asked.warnings)
+    return await answer(request, service.writes, asked, lambda: service.engine.drop(collection))
 
 
 @router.put(
     "/collections/{collection}/index",
-    **documented(
-        "Record a payload index", body=schemas.CreateIndex, query=WRITE, result=ref("Update"), writes=True
-    ),
+    **documented("Record a payload index", body=schemas.CreateIndex, query=WRITE, result=ref("Update"), writes=True),
 )
 async def create_index(request: Request, collection: str) -> Response:
     """Keep the wish for an index on a payload field."""
     service = services(request)
     asked = query_string(request, WRITE)
-    body = await read_json(request, schemas.CreateIndex, asked)
-    wished = body.field_schema
-    schema = (
-        {"type": wished} if isinstance(wished, str) else {"type": wished.type, **(wished.model_extra or {})}
-    )
-    await service.writes.run(service.engine.set_field, collection, body.field_name, schema)
-    return envelope(request, updated(0), warnings=[*asked.warnings, _INDEX_NOTE])
+
+    def record(body: schemas.CreateIndex) -> dict[str, Any]:
+        wished = body.field_schema
+        schema = {"type": wished} if isinstance(wished, str) else wished.model_dump(exclude_unset=True)
+        service.engine.set_field(collection, body.field_name, schema)
+        asked.warnings.append(_INDEX_NOTE)
+        return updated(0)
+
+    return await answer_body(request, service.writes, asked, schemas.CreateIndex, record)
 
 
 @router.delete(
@@ -145,8 +145,12 @@ async def drop_index(request: Request, collection: str, field: str) -> Response:
     """Take back the wish for an index; a field without one is no error."""
     service = services(request)
     asked = query_string(request, WRITE)
-    await service.writes.run(service.engine.set_field, collection, field, None)
-    return envelope(request, updated(0), warnings=asked.warnings)
+
+    def forget() -> dict[str, Any]:
+        service.engine.set_field(collection, field, None)
+        return updated(0)
+
+    return await answer(request, service.writes, asked, forget)
 
 
 def updated(affected: int) -> dict[str, Any]:
@@ -173,6 +177,7 @@ def info(engine: Engine, name: str) -> dict[str, Any]:
         },
         "encoder": attributes.get("encoder"),
         "space": attributes.get("space"),
+        "created_at": attributes.get("created"),
         "received": load.received,
         "durable": load.durable,
         "rejected": load.rejected,

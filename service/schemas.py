@@ -51,9 +51,7 @@ class Request(BaseModel):
     def warnings(self, path: str = "") -> list[str]:
         """Name every key that was sent, is known to Qdrant, and changes nothing here."""
         found: list[str] = []
-        for key in type(self).model_fields:
-            if key not in self.model_fields_set:
-                continue
+        for key in sorted(self.model_fields_set):
             value = getattr(self, key)
             if isinstance(value, Request):
                 found += value.warnings(f"{path}{key}.")
@@ -135,11 +133,34 @@ class UpdateCollection(Request):
 FIELD_TYPES = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text"]
 
 
-class FieldSchema(BaseModel):
-    """A payload index with parameters, kept as sent."""
+class FieldSchema(Request):
+    """A payload index with any of the parameters that Qdrant's indexes have, kept as sent."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
     type: FIELD_TYPES
+    is_tenant: bool | None = None
+    is_principal: bool | None = None
+    on_disk: bool | None = None
+    memory: str | None = None
+    enable_hnsw: bool | None = None
+    prefix: Any = None
+    nested: Any = None
+    lookup: bool | None = None
+    range: bool | None = None
+    tokenizer: str | None = None
+    min_token_len: int | None = None
+    max_token_len: int | None = None
+    lowercase: bool | None = None
+    ascii_folding: bool | None = None
+    phrase_matching: bool | None = None
+    stopwords: Any = None
+    stemmer: Any = None
+    scoring: Any = None
+
+
+def _named_type(value: object) -> object:
+    if value is None:
+        raise ValueError('name the type of the field, as in "keyword": it is not guessed from the payloads')
+    return value
 
 
 class CreateIndex(Request):
@@ -149,7 +170,7 @@ class CreateIndex(Request):
         json_schema_extra={"example": {"field_name": "topic", "field_schema": "keyword"}}
     )
     field_name: str = Field(min_length=1, max_length=512)
-    field_schema: FIELD_TYPES | FieldSchema
+    field_schema: Annotated[FIELD_TYPES | FieldSchema, BeforeValidator(_named_type)]
 
 
 class PointInput(Request):
@@ -248,6 +269,7 @@ class Params(Request):
     indexed_only: NoEffect = None
     quantization: NoEffect = None
     acorn: NoEffect = None
+    idf: NoEffect = None
 
 
 class Search(Request):
@@ -313,6 +335,11 @@ class Count(Request):
     filter: FilterField = None
     exact: bool | None = None
     shard_key: NoEffect = None
+
+    def warnings(self, path: str = "") -> list[str]:
+        """Name `exact` too where it asks for an estimate."""
+        asked = [] if self.exact is not False else [no_effect("exact", f"{path}exact")]
+        return asked + super().warnings(path)
 
 
 R = TypeVar("R", bound=Request)

@@ -28,9 +28,7 @@ from pydantic_core import ErrorDetails
 PREFIX: Final = "BITFOLD_"
 
 # docker-compose.yml reads these from the same .env file that it hands to the container.
-COMPOSE_VARIABLES: Final = frozenset(
-    {"BITFOLD_IMAGE", "BITFOLD_MEMORY", "BITFOLD_CPUS", "BITFOLD_PUBLISHED_PORT"}
-)
+COMPOSE_VARIABLES: Final = frozenset({"BITFOLD_IMAGE", "BITFOLD_MEMORY", "BITFOLD_CPUS", "BITFOLD_PUBLISHED_PORT"})
 
 _MIB: Final = 1 << 20
 
@@ -77,12 +75,9 @@ class Settings(BaseModel):
     )
     api_key: SecretStr | None = Field(
         default=None,
-        description="Key that every route but the health checks requires, in the header `api-key` or as "
-        "bearer token.",
+        description="Key that every route but the health checks requires, in the header `api-key` or as bearer token.",
     )
-    allow_insecure: bool = Field(
-        default=False, description="Allow a non-loopback address without an API key."
-    )
+    allow_insecure: bool = Field(default=False, description="Allow a non-loopback address without an API key.")
     encoder: str = Field(
         default="default",
         min_length=1,
@@ -101,33 +96,39 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(
         default=32 * _MIB, ge=1024, le=1 << 30, description="Largest JSON body; bulk bodies have no limit."
     )
-    max_line_bytes: int = Field(
-        default=4 * _MIB, ge=1024, le=64 * _MIB, description="Longest line of a bulk body."
+    max_bodies_bytes: int = Field(
+        default=128 * _MIB,
+        ge=1024,
+        description="Bytes that JSON bodies under way may hold together, but at least one of the largest; "
+        "more get 429.",
     )
+    body_idle_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="Seconds without a byte of a body, JSON or bulk, after which the request ends with 408.",
+    )
+    max_line_bytes: int = Field(default=4 * _MIB, ge=1024, le=64 * _MIB, description="Longest line of a bulk body.")
     max_text_bytes: int = Field(
         default=_MIB, ge=1, le=64 * _MIB, description="Longest text of a point or a query, in UTF-8 bytes."
     )
     max_limit: int = Field(default=10_000, ge=1, le=1_000_000, description="Largest limit + offset.")
-    max_batch: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="Most points or ids in one JSON request."
-    )
+    max_batch: int = Field(default=10_000, ge=1, le=1_000_000, description="Most points or ids in one JSON request.")
     max_queries: int = Field(default=100, ge=1, le=10_000, description="Most queries in one batch request.")
     search_timeout_ms: int = Field(
         default=30_000, ge=1, le=3_600_000, description="Milliseconds that a search may take; then 408."
     )
     search_threads: int = Field(
-        default_factory=lambda: min(8, 2 * usable_cores()),
+        default_factory=lambda: max(2, usable_cores()),
         ge=1,
         le=256,
         description="Searches and other reads that run at once.",
-        json_schema_extra={"shown": "2 per core, at most 8"},
+        json_schema_extra={"shown": "1 per core, at least 2"},
     )
     max_queued: int = Field(
         default=256, ge=0, le=100_000, description="Requests that may wait for a thread; more get 429."
     )
-    max_concurrent_bulk: int = Field(
-        default=2, ge=1, le=64, description="Bulk loads that run at once; more get 429."
-    )
+    max_concurrent_bulk: int = Field(default=2, ge=1, le=64, description="Bulk loads that run at once; more get 429.")
     bulk_batch: int = Field(
         default=1024, ge=1, le=65_536, description="Lines of a bulk body that become durable together, about."
     )

@@ -17,7 +17,7 @@ import orjson
 from service.client import Client, ClientError
 from service.documents import Document
 
-MAX_ERRORS: Final = 100
+MAX_LINES_NAMED: Final = 100
 _FIRST_LINES: Final = 512
 _MAX_LINES: Final = 1 << 15
 _MAX_BYTES: Final = 16 << 20
@@ -35,6 +35,7 @@ class Tally:
     ----------
     sent : documents that were answered for, from the start of the file.
     errors : of refused lines, the first hundred: `{line, id, type, message}`; `line` is that of the file.
+    truncated_lines : lines of the file whose texts are longer than the encoder's window, the first hundred.
     """
 
     sent: int = 0
@@ -43,12 +44,14 @@ class Tally:
     unchanged: int = 0
     truncated: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
+    truncated_lines: list[int] = field(default_factory=list)
 
 
 class Checkpoint:
     """A small file beside the documents, so that the same command continues where it was interrupted.
 
-    It counts only for the same server, collection, fields and file; the file is told by its size and time.
+    It counts only for the same server, collection, fields and file; the file is told by its size and time, the
+    collection by its name and when it was made.
     """
 
     def __init__(self, file: Path, identity: dict[str, Any]) -> None:
@@ -149,5 +152,7 @@ def _add(tally: Tally, result: dict[str, Any], chunk: list[Document]) -> None:
     tally.rejected += result["rejected"]
     tally.unchanged += result["unchanged"]
     tally.truncated += result["truncated"]
-    room = MAX_ERRORS - len(tally.errors)
+    room = MAX_LINES_NAMED - len(tally.errors)
     tally.errors += [{**error, "line": chunk[error["line"] - 1].number} for error in result["errors"][:room]]
+    room = MAX_LINES_NAMED - len(tally.truncated_lines)
+    tally.truncated_lines += [chunk[line - 1].number for line in result["truncated_lines"][:room]]

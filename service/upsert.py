@@ -21,25 +21,25 @@ Row = tuple[PointId, Content, bytes]
 _NAMED_TRUNCATED = 10
 
 
-def write_points(
-    engine: Engine, settings: Settings, collection: str, body: schemas.UpsertPoints
-) -> tuple[int, list[str]]:
+def write_points(engine: Engine, settings: Settings, name: str, body: schemas.UpsertPoints) -> tuple[int, list[str]]:
     """Write the points of a request; return how many there were, and warnings about texts that were cut.
 
     Raises ApiError, InvalidInput, and what `Engine.upsert` raises. Nothing is half applied.
     """
-    dimension = engine.get(collection).config.dimension
+    collection = engine.get(name)
+    dimension = collection.config.dimension
     reader = _Reader(dimension, settings)
     rows = reader.columns(body.batch) if body.batch is not None else reader.rows(body.points or [])
     if not rows:
         return 0, []
-    engine.count_load(collection, received=len(rows))
+    engine.count_load(name, received=len(rows))
     try:
-        outcome = engine.upsert(collection, to_incoming(rows, dimension), encoder=reader.model)
+        incoming = to_incoming(rows, dimension)
+        outcome = engine.upsert(name, incoming, encoder=reader.model, same=collection)
     except Exception:
-        engine.count_load(collection, rejected=len(rows))
+        engine.count_load(name, rejected=len(rows))
         raise
-    engine.count_load(collection, durable=len(rows))
+    engine.count_load(name, durable=len(rows))
     warnings = reader.warnings
     if outcome.truncated:
         named = ", ".join(repr(rows[i][0]) for i in outcome.truncated[:_NAMED_TRUNCATED])
@@ -124,9 +124,7 @@ class _Reader:
         ]
 
     def _vector(self, value: object, path: str) -> Content:
-        content = read_vector(
-            value, path, dimension=self._dimension, max_text_bytes=self._settings.max_text_bytes
-        )
+        content = read_vector(value, path, dimension=self._dimension, max_text_bytes=self._settings.max_text_bytes)
         return self._noted(content, path) if isinstance(content, TextInput) else content
 
     def _noted(self, text: TextInput, path: str) -> TextInput:

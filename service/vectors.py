@@ -24,6 +24,14 @@ class TextInput:
 
 def read_numbers(value: list[object], path: str, dimension: int) -> Float32s:
     """Return (d,) float32; raises ApiError for other than finite numbers or another length."""
+    if len(value) != dimension:
+        raise ApiError(
+            400,
+            "invalid_vector",
+            f"{path} has {len(value)} dimensions, the collection has {dimension}",
+            param=path,
+            hint=f"send {dimension} numbers",
+        )
     if not _NUMBERS.issuperset(map(type, value)):
         position = next(i for i, item in enumerate(value) if type(item) not in _NUMBERS)
         raise ApiError(
@@ -32,14 +40,6 @@ def read_numbers(value: list[object], path: str, dimension: int) -> Float32s:
             f"{path}[{position}] is not a number",
             param=path,
             hint="send a list of numbers",
-        )
-    if len(value) != dimension:
-        raise ApiError(
-            400,
-            "invalid_vector",
-            f"{path} has {len(value)} dimensions, the collection has {dimension}",
-            param=path,
-            hint=f"send {dimension} numbers",
         )
     with np.errstate(over="ignore"):
         vector = np.array(value, dtype=np.float64).astype(np.float32)
@@ -58,9 +58,7 @@ def read_text(value: dict[str, object], path: str, max_bytes: int) -> TextInput:
     """Return the text of `{text, model, options}`; raises ApiError for anything else."""
     extra = sorted(set(value) - {"text", "model", "options"})
     if extra:
-        raise ApiError(
-            400, "unknown_key", f"the key {path}.{extra[0]} is not known here", param=f"{path}.{extra[0]}"
-        )
+        raise ApiError(400, "unknown_key", f"the key {path}.{extra[0]} is not known here", param=f"{path}.{extra[0]}")
     text, model, options = value.get("text"), value.get("model"), value.get("options")
     if not isinstance(text, str):
         raise ApiError(400, "invalid_text", f"{path}.text is not a string", param=f"{path}.text")

@@ -54,7 +54,7 @@ def test_levels_are_the_signs_of_the_slow_formula(d):
     binarizer = fitted(d)
     rotation = matrix_of(binarizer)
     documents = gaussian(50, d, seed=1)
-    levels = binarizer.levels(documents)
+    levels = binarizer.encode(documents)[0]
     assert levels.dtype == np.uint8
     compared = 0
     for document, row in zip(documents, levels, strict=True):
@@ -73,7 +73,7 @@ def test_padding_adds_nothing(d):
     assert binarizer.code_dimension > d
     assert not binarizer.queries(documents)[:, d:].any()
     assert not binarizer.transform(documents)[:, d:].any()
-    assert not binarizer.levels(documents)[:, d:].any()
+    assert not binarizer.encode(documents)[0][:, d:].any()
 
 
 def test_transform_is_centred_and_queries_are_not():
@@ -100,7 +100,7 @@ def test_estimate_follows_the_inner_product_and_beats_hamming(d):
     documents, queries = draw(500), draw(20)
     binarizer = TrainingFreeFactory().fit(documents, 1)
     true = queries.astype(np.float64) @ (documents - binarizer.mean).T
-    signs = 2.0 * binarizer.levels(documents) - 1
+    signs = 2.0 * binarizer.encode(documents)[0] - 1
     rotated = binarizer.queries(queries)
     estimate = rotated @ signs.T * correction_factors(binarizer.transform(documents))
     hamming = np.sign(rotated) @ signs.T
@@ -113,12 +113,12 @@ def test_estimate_follows_the_inner_product_and_beats_hamming(d):
 
 
 @pytest.mark.parametrize("d", [16, 100, 1030])
-def test_encode_is_levels_and_factors_in_one_pass(d):
+def test_encode_is_signs_and_factors_of_the_transform(d):
     binarizer = fitted(d, n=20)
     documents = gaussian(30, d, seed=4)
     levels, factors = binarizer.encode(documents)
     assert levels.dtype == np.uint8
-    np.testing.assert_array_equal(levels, binarizer.levels(documents))
+    np.testing.assert_array_equal(levels[:, :d], binarizer.transform(documents)[:, :d] >= 0)
     np.testing.assert_array_equal(factors, correction_factors(binarizer.transform(documents)))
 
 
@@ -138,7 +138,7 @@ def test_correction_factor_is_exact_along_the_document():
 def test_one_vector_and_constant_dimensions():
     one = gaussian(1, 16)
     binarizer = TrainingFreeFactory().fit(one, 0)
-    assert binarizer.levels(one).tolist() == [[1] * 16]
+    assert binarizer.encode(one)[0].tolist() == [[1] * 16]
     assert correction_factors(binarizer.transform(one)).tolist() == [0.0]
     constant = gaussian(50, 16)
     constant[:, 3] = 2.5
@@ -174,13 +174,15 @@ def fitted_on(vectors, rotation):
 def test_chunks_equal_the_whole(monkeypatch):
     documents = gaussian(100, 1100)
     binarizer = fitted(1100, n=5)
-    whole, levels = binarizer.transform(documents), binarizer.levels(documents)
+    whole, (levels, factors) = binarizer.transform(documents), binarizer.encode(documents)
     monkeypatch.setattr("models.binarizer.CHUNK_ROWS", 7)
     monkeypatch.setattr("models.rotation.CHUNK_ROWS", 7)
     np.testing.assert_allclose(binarizer.transform(documents), whole, atol=1e-5)
     sure = np.abs(whole) > 1e-4
     assert sure.mean() > 0.99
-    assert (binarizer.levels(documents) == levels)[sure].all()
+    chunked = binarizer.encode(documents)
+    assert (chunked[0] == levels)[sure].all()
+    np.testing.assert_allclose(chunked[1], factors, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_saved_and_loaded_equals_live(settings):
     assert np.array_equal(loaded.mean, live.mean)
     assert np.array_equal(loaded.transform(vectors), live.transform(vectors))
     assert np.array_equal(loaded.queries(vectors), live.queries(vectors))
-    assert np.array_equal(loaded.levels(vectors), live.levels(vectors))
+    assert np.array_equal(loaded.encode(vectors)[0], live.encode(vectors)[0])
 
 
 def test_wide_rotations_are_stored_in_a_fraction_of_the_matrix():
@@ -227,7 +229,7 @@ def test_golden_bytes_of_version_1():
     vectors = np.array([[0, 2, 4, 5], [9, 0, 0, 0]], dtype=np.float32)
     assert binarizer.transform(vectors).tolist() == [[1, 1, 0, -1, 0, 0, 0, 0], [-4, -3, -2, 8, 0, 0, 0, 0]]
     assert binarizer.queries(vectors[:1]).tolist() == [[5, 4, 2, 0, 0, 0, 0, 0]]
-    assert binarizer.levels(vectors).tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0]]
+    assert binarizer.encode(vectors)[0].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0]]
     assert binarizer.to_bytes() == GOLDEN
 
 
@@ -283,7 +285,7 @@ def test_vectors_that_nothing_can_be_fitted_on(vectors, match):
 
 def test_wrong_shapes_and_settings():
     with pytest.raises(InvalidVectors, match=r"shape \(2, 7\), not \(n, 8\)"):
-        fitted(8).levels(np.zeros((2, 7), np.float32))
+        fitted(8).encode(np.zeros((2, 7), np.float32))[0]
     with pytest.raises(InvalidVectors, match="cannot keep 9 dimensions"):
         TrainingFreeFactory(dimensions=9).fit(gaussian(5, 8), 0)
     with pytest.raises(ValueError, match="at least 1, not 0"):
@@ -295,7 +297,7 @@ def test_wrong_shapes_and_settings():
 def test_no_rows_give_no_rows():
     binarizer = fitted(12)
     empty = np.zeros((0, 12), np.float32)
-    assert binarizer.levels(empty).shape == binarizer.transform(empty).shape == (0, 16)
+    assert binarizer.encode(empty)[0].shape == binarizer.transform(empty).shape == (0, 16)
     assert correction_factors(binarizer.transform(empty)).shape == (0,)
 
 
@@ -304,4 +306,4 @@ def test_half_precision_and_strided_input_is_taken():
     wide = gaussian(6, 32)
     np.testing.assert_array_equal(binarizer.transform(wide[:, ::2]), binarizer.transform(wide[:, ::2].copy()))
     half = wide[:, :16].astype(np.float16)
-    np.testing.assert_array_equal(binarizer.levels(half), binarizer.levels(half.astype(np.float32)))
+    np.testing.assert_array_equal(binarizer.encode(half)[0], binarizer.encode(half.astype(np.float32))[0])

@@ -7,18 +7,15 @@ import logging
 import shutil
 import socket
 import threading
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models import InvalidText, ModelError, ModelMismatch, ModelNotFound, UnsafeModel, load_encoder
+from models import ModelMismatch, load_encoder
+from tests.tiny_models import HIDDEN, WORDS, Tiny, write_json
 
-WORDS = "the a cat dog sat ran on mat road query passage : red blue".split()
-VOCABULARY = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-HIDDEN = 16
 TEXTS = ["the cat sat on the mat", "a dog", "red road blue road", "", "zebra", "the " * 9 + "cat"]
 
 
@@ -43,93 +40,6 @@ def real():
     return load_encoder("default", threads=2)
 
 
-@dataclass
-class Tiny:
-    """A random model folder and the slow way to its vectors."""
-
-    folder: Path
-    pooling: str = "mean"
-    dense: bool = False
-    prompts: dict[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
-    window: int = 12
-    seed: int = 0
-
-    def write(self):
-        import torch
-        from safetensors.torch import save_file
-        from transformers import BertConfig, BertModel
-
-        config = BertConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=HIDDEN,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=64,
-            initializer_range=0.5,
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            BertModel(config).save_pretrained(self.folder)
-            weights = {"linear.weight": torch.randn(6, HIDDEN), "linear.bias": torch.randn(6)}
-        write_tokenizer(self.folder)
-        kinds = ["Transformer", "Pooling"] + ["Dense"] * self.dense
-        paths = ["", "1_Pooling", "2_Dense"]
-        modules = [
-            {"idx": i, "name": str(i), "path": paths[i], "type": f"sentence_transformers.models.{kind}"}
-            for i, kind in enumerate(kinds)
-        ]
-        write_json(self.folder / "modules.json", modules)
-        write_json(self.folder / "sentence_bert_config.json", {"max_seq_length": self.window})
-        pooling = {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": self.pooling == "mean"}
-        pooling["pooling_mode_cls_token"] = self.pooling == "cls"
-        write_json(self.folder / "1_Pooling" / "config.json", pooling)
-        stated = {"prompts": self.prompts, "default_prompt_name": self.default_prompt}
-        write_json(self.folder / "config_sentence_transformers.json", stated)
-        if self.dense:
-            dense = {"in_features": HIDDEN, "out_features": 6, "bias": True}
-            dense["activation_function"] = "torch.nn.modules.activation.Tanh"
-            write_json(self.folder / "2_Dense" / "config.json", dense)
-            save_file(weights, self.folder / "2_Dense" / "model.safetensors")
-        return self
-
-    def oracle(self, text, prompt=""):
-        """One text, no padding, no tokenizer, pooling in NumPy: (unit vector, was it cut)."""
-        import torch
-        from safetensors.numpy import load_file
-        from transformers import BertModel
-
-        ids = [VOCABULARY.get(word, 1) for word in (prompt + text).replace(":", " : ").split()]
-        ids, cut = ids[: self.window - 2], len(ids) > self.window - 2
-        model = BertModel.from_pretrained(self.folder).eval()
-        with torch.no_grad():
-            states = model(torch.tensor([[2, *ids, 3]])).last_hidden_state[0].numpy().astype(np.float64)
-        vector = states[0] if self.pooling == "cls" else states.mean(axis=0)
-        if self.dense:
-            weights = load_file(self.folder / "2_Dense" / "model.safetensors")
-            vector = np.tanh(weights["linear.weight"] @ vector + weights["linear.bias"])
-        return vector / np.linalg.norm(vector), cut
-
-
-def write_json(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def write_tokenizer(folder):
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"unk": "[UNK]", "pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    special = {f"{name}_token": token for name, token in names.items()}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-
-
 @pytest.fixture
 def tiny(tmp_path):
     def build(name="tiny", **settings):
@@ -140,9 +50,6 @@ def tiny(tmp_path):
 
 def load(model, name="mine"):
     return load_encoder(name, folder=model.folder)
-
-
-# The packaged model.
 
 
 def test_real_encoder_describes_itself(real):
@@ -202,9 +109,7 @@ def test_local_folder_of_a_preset_is_checked_against_its_pins(real_folder, tmp_p
     with pytest.raises(ModelMismatch, match=r"tokenizer\.json"):
         load_encoder("minilm", folder=copy)
     shutil.copy(real_folder / "tokenizer.json", copy)
-    write_json(
-        copy / "1_Pooling" / "config.json", {"word_embedding_dimension": 384, "pooling_mode_cls_token": True}
-    )
+    write_json(copy / "1_Pooling" / "config.json", {"word_embedding_dimension": 384, "pooling_mode_cls_token": True})
     with pytest.raises(ModelMismatch, match="pooling is cls, the preset minilm has mean"):
         load_encoder("minilm", folder=copy)
 
@@ -212,9 +117,6 @@ def test_local_folder_of_a_preset_is_checked_against_its_pins(real_folder, tmp_p
 def test_another_model_under_the_presets_name_is_refused(tiny):
     with pytest.raises(ModelMismatch, match=r"model\.safetensors"):
         load_encoder("default", folder=tiny().folder)
-
-
-# Tiny models against the oracle.
 
 
 @pytest.mark.parametrize(
@@ -270,6 +172,32 @@ def test_a_prompt_counts_into_the_window(tiny):
     text = "the cat sat on"
     assert encoder.encode_documents([text]).truncated.tolist() == [False]
     assert encoder.encode_queries([text]).truncated.tolist() == [True]
+
+
+def test_a_long_text_is_cut_before_it_is_tokenised(tiny, monkeypatch):
+    encoder = load(tiny(window=12))
+    model = encoder._model
+    most = 12 * 64
+    read = []
+    preprocess = model._model.preprocess
+
+    def noted(texts, **options):
+        read.extend(texts)
+        return preprocess(texts, **options)
+
+    monkeypatch.setattr(model._model, "preprocess", noted)
+    start = "cat " * 5
+    texts = [
+        start + " " * most,  # only white space is left out: nothing is lost
+        start + " " * most + "dog",  # what is left out could have fitted: it is reported
+        "cat " * 1000,
+        start.ljust(most),
+    ]
+    encoded = encoder.encode_documents(texts)
+    assert max(map(len, read)) == most
+    assert encoded.truncated.tolist() == [False, True, True, False]
+    for row in (1, 3):
+        np.testing.assert_allclose(encoded.vectors[row], encoded.vectors[0], atol=1e-5)
 
 
 def test_batches_keep_the_order_of_the_texts(tiny, monkeypatch):
@@ -343,9 +271,6 @@ def test_half_precision_weights_are_computed_in_float32(tiny):
     np.testing.assert_allclose(encoder.encode_documents(texts).vectors, loop, atol=1e-5)
 
 
-# Identity of the space.
-
-
 def test_space_is_the_folder_and_its_contents(tiny, tmp_path):
     model = tiny()
     space = load(model, "first").space
@@ -372,146 +297,3 @@ def test_space_differs_with_whatever_changes_vectors(tiny, change, tmp_path):
     assert load(tiny()).space == same
     shutil.rmtree(tmp_path / "tiny")
     assert load(tiny(**change)).space != same
-
-
-# Refusals.
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pkl", "model.ckpt"])
-@pytest.mark.parametrize("place", ["", "2_Dense"])
-def test_pickle_weights_are_refused(tiny, name, place):
-    model = tiny(dense=True)
-    folder = model.folder / place
-    (folder / "model.safetensors").rename(folder / name)
-    with pytest.raises(UnsafeModel, match=rf"{place}.* pickle \({name}\)") as caught:
-        load(model)
-    assert "safetensors" in caught.value.hint
-
-
-def test_pickles_beside_safetensors_are_never_read(tiny):
-    model = tiny(dense=True)
-    for place in ("", "2_Dense"):
-        (model.folder / place / "pytorch_model.bin").write_bytes(b"not even a pickle")
-    assert load(model).encode_documents(["the cat"]).vectors.shape == (1, 6)
-
-
-@pytest.mark.parametrize(
-    ("name", "missing"),
-    [
-        ("modules.json", "modules.json"),
-        ("config.json", "config.json"),
-        ("model.safetensors", "model.safetensors"),
-        ("tokenizer.json", "tokenizer.json"),
-        ("1_Pooling/config.json", "1_Pooling has no config.json"),
-        ("2_Dense/config.json", "2_Dense has no config.json"),
-        ("2_Dense/model.safetensors", "2_Dense has no model.safetensors"),
-    ],
-)
-def test_missing_files_are_named(tiny, name, missing):
-    model = tiny(dense=True)
-    (model.folder / name).unlink()
-    with pytest.raises(ModelNotFound, match=missing) as caught:
-        load(model)
-    assert str(model.folder) in str(caught.value)
-
-
-def test_missing_folder(tmp_path):
-    with pytest.raises(ModelNotFound, match="no model folder at .*nowhere"):
-        load_encoder("mine", folder=tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("kind", ["modeling.Custom", "os.system", "sentence_transformers"])
-def test_modules_outside_the_library_are_refused(tiny, kind):
-    model = tiny()
-    (model.folder / "modeling.py").write_text("raise SystemExit('ran')")
-    write_json(model.folder / "modules.json", [{"name": "0", "path": "", "type": kind}])
-    with pytest.raises(UnsafeModel, match=kind):
-        load(model)
-
-
-@pytest.mark.parametrize("path", ["../other", "/tmp", "a/../../b", "..\\other"])
-def test_modules_outside_the_folder_are_refused(tiny, path):
-    model = tiny()
-    write_json(
-        model.folder / "modules.json",
-        [{"name": "0", "path": path, "type": "sentence_transformers.models.Dense"}],
-    )
-    with pytest.raises(UnsafeModel, match="outside the folder"):
-        load(model)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "match"),
-    [
-        ("modules.json", "[", r"modules\.json cannot be read"),
-        ("modules.json", "{}", "not a list of modules"),
-        ("modules.json", "[{}]", "without type or path"),
-        (
-            "modules.json",
-            '[{"name": "0", "path": "", "type": "sentence_transformers.no.Such"}]',
-            "cannot be loaded",
-        ),
-        ("config_sentence_transformers.json", '{"prompts": ["x"]}', "prompts is not an object"),
-        (
-            "config_sentence_transformers.json",
-            '{"default_prompt_name": "x"}',
-            "'x' is not one of the prompts",
-        ),
-        ("model.safetensors", "garbage", "cannot be loaded"),
-        ("tokenizer.json", "garbage", "cannot be loaded"),
-        ("config.json", "{}", "cannot be loaded"),
-    ],
-)
-def test_damaged_files_are_model_errors(tiny, name, content, match):
-    model = tiny()
-    (model.folder / name).write_text(content)
-    with pytest.raises(ModelError, match=match) as caught:
-        load(model)
-    assert str(model.folder) in str(caught.value)
-
-
-def test_damaged_weights_are_noticed_at_load(tiny):
-    from safetensors.torch import load_file, save_file
-
-    model = tiny()
-    weights = load_file(model.folder / "model.safetensors")
-    name = "embeddings.word_embeddings.weight"
-    save_file(
-        weights | {name: weights[name] * float("nan")}, model.folder / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(ModelError, match="not finite"):
-        load(model)
-
-
-def test_texts_without_a_vector(tiny):
-    encoder = load(tiny())
-    with pytest.raises(InvalidText, match="text 1 is not valid Unicode at character 2") as caught:
-        encoder.encode_documents(["fine", "ab\ud800"])
-    assert caught.value.index == 1
-    with pytest.raises(TypeError, match="not one str"):
-        encoder.encode_documents("text")
-    with pytest.raises(TypeError, match="text 0 is int"):
-        encoder.encode_documents([3])
-
-
-def test_static_embeddings_have_no_window_and_no_vector_for_nothing(tmp_path):
-    import torch
-    from safetensors.torch import save_file
-
-    weights = torch.from_numpy(
-        np.random.default_rng(0).standard_normal((len(VOCABULARY), 8)).astype(np.float32)
-    )
-    folder = tmp_path / "static"
-    kind = "sentence_transformers.models.StaticEmbedding"
-    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
-    write_tokenizer(folder)
-    save_file({"embedding.weight": weights}, folder / "model.safetensors")
-    encoder = load_encoder("static", folder=folder)
-    assert encoder.max_tokens is None
-    assert encoder.space.endswith("/8/bag")
-    encoded = encoder.encode_documents(["cat", "the cat " * 500])
-    expected = weights[VOCABULARY["cat"]].numpy()
-    np.testing.assert_allclose(encoded.vectors[0], expected / np.linalg.norm(expected), atol=1e-6)
-    assert not encoded.truncated.any()
-    with pytest.raises(InvalidText, match="no direction for text 1"):
-        encoder.encode_documents(["cat", ""])

@@ -18,27 +18,11 @@ from service.bulk import MAX_REPORTED, Inflater, Report
 from service.ndjson import LineError
 from service.responses import ApiError
 from tests.conftest import WORDS, FakeEncoder
-
-DIMENSION = len(WORDS)
-
-
-def ok(response):
-    assert response.status_code == 200, response.text
-    return response.json()["result"]
+from tests.service_calls import DIMENSION, ok, texts, vectors
 
 
 def lines(*points):
     return b"".join(orjson.dumps(point) + b"\n" for point in points)
-
-
-def texts(http, name):
-    ok(http.put(f"/collections/{name}", json={"encoder": "default"}))
-    return f"/collections/{name}"
-
-
-def vectors(http, name, size=DIMENSION, distance="Dot"):
-    ok(http.put(f"/collections/{name}", json={"vectors": {"size": size, "distance": distance}}))
-    return f"/collections/{name}"
 
 
 def load(http, path, body, **headers):
@@ -67,14 +51,14 @@ def test_good_lines_are_kept_and_bad_ones_reported(http, name):
     errors = [(error["line"], error["id"], error["type"]) for error in result.pop("errors")]
     assert errors == [
         (2, 2, "invalid_line"),
+        (4, 4, "invalid_content"),
         (6, 6, "invalid_payload"),
         (7, None, "invalid_json"),
         (9, 9, "unknown_key"),
-        (4, 4, "invalid_content"),
     ]
     assert result == {
         "accepted": 4, "rejected": 5, "truncated": 1, "unchanged": 0, "errors_truncated": False,
-        "truncated_lines": [5],
+        "truncated_lines": [5], "truncated_lines_truncated": False,
     }  # fmt: skip
     found = ok(http.post(f"{path}/points/scroll", json={"with_text": True}))["points"]
     assert [(p["id"], p["text"].strip()[:9]) for p in found] == [
@@ -193,6 +177,12 @@ def test_only_the_first_errors_are_listed(http, name):
         True,
     )
     assert [error["line"] for error in result["errors"]] == list(range(1, MAX_REPORTED + 1))
+
+
+def test_only_the_first_lines_that_were_cut_are_listed(http, name):
+    result = ok(load(http, texts(http, name), lines(*({"id": i, "text": "red " * 9} for i in range(101)))))
+    assert (result["truncated"], result["truncated_lines"]) == (101, list(range(1, 101)))
+    assert result["truncated_lines_truncated"] is True
 
 
 def test_report_keeps_a_hundred_errors_however_they_come():

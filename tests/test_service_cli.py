@@ -36,6 +36,7 @@ class Stub:
     def __init__(self):
         self.collections = {}
         self.created = []
+        self.made_at = 1.0
         self.requests = []
         self.searches = []
         self.keys = set()
@@ -83,6 +84,7 @@ class Stub:
         return self.ok(
             {
                 "points_count": count,
+                "created_at": self.made_at,
                 "indexed_vectors_count": 0,
                 "encoder": "minilm",
                 "codes": {"bytes_per_point": 0.0},
@@ -95,7 +97,7 @@ class Stub:
         if self.refuse:
             return self.refuse.pop(0)
         points = self.collections[request.path_params["name"]]
-        counts = {"accepted": 0, "rejected": 0, "unchanged": 0, "truncated": 0, "errors": []}
+        counts = {"accepted": 0, "rejected": 0, "unchanged": 0, "truncated": 0, "errors": [], "truncated_lines": []}
         lines = body.split(b"\n")[:-1]
         self.requests.append(lines)
         for number, line in enumerate(lines, 1):
@@ -106,6 +108,9 @@ class Stub:
                     {"line": number, "id": value["id"], "type": "invalid_text", "message": "too bad"}
                 )
                 continue
+            if value.get("text") == "long":
+                counts["truncated"] += 1
+                counts["truncated_lines"].append(number)
             counts["accepted"] += 1
             counts["unchanged"] += points.get(value["id"]) == value
             points[value["id"]] = value
@@ -204,6 +209,17 @@ def test_index_names_refused_lines_of_the_file(bitfold, tmp_path):
     assert "... and 2 more" in err
 
 
+def test_index_names_lines_that_were_cut(bitfold, tmp_path):
+    file = tmp_path / "a.csv"
+    rows = ["id,text", *(f"{i},{'long' if i % 100 == 0 else 'short'}" for i in range(1, 1201))]
+    file.write_text("\n".join(rows))
+    status, out, err = bitfold("index", file, "-c", "c")
+    assert status == 0
+    assert "0 rejected, 12 longer than the encoder's window" in out
+    named = ", ".join(str(100 * i + 1) for i in range(1, 11))
+    assert err == f"{file}: of these lines only the start can be found: {named}, ...\n"
+
+
 def test_interrupted_load_continues(bitfold, stub, tmp_path, monkeypatch):
     monkeypatch.setattr(upload, "_MAX_LINES", 512)
     file = write(tmp_path / "a.jsonl", 2000)
@@ -232,7 +248,7 @@ def test_interrupted_load_continues(bitfold, stub, tmp_path, monkeypatch):
     assert not progress.exists()
 
 
-@pytest.mark.parametrize("change", ["file", "collection", "garbage", "emptied"])
+@pytest.mark.parametrize("change", ["file", "collection", "garbage", "emptied", "remade"])
 def test_checkpoint_of_another_load_is_not_used(bitfold, stub, tmp_path, monkeypatch, change):
     monkeypatch.setattr(upload, "_FIRST_LINES", 10)
     file = write(tmp_path / "a.jsonl", 30)
@@ -255,6 +271,8 @@ def test_checkpoint_of_another_load_is_not_used(bitfold, stub, tmp_path, monkeyp
         (tmp_path / "a.jsonl.bitfold-progress").write_text('{"identity": 1}')
     elif change == "emptied":
         stub.collections["c"] = {}
+    elif change == "remade":
+        stub.made_at = 2.0
     status, out, err = bitfold("index", file, "-c", "d" if change == "collection" else "c")
     assert (status, err) == (0, "")
     assert "30 documents: 30 accepted" in out
