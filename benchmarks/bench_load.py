@@ -37,8 +37,11 @@ def over_http(n: int, d: int, repeats: int) -> tuple[list[float], list[float], d
             running.wait_indexed("bench", segments=24)
             durable.append(seconds)
             indexed.append(seconds + time.perf_counter() - waiting)
-            print(f"loaded {n:,} in {seconds:.1f} s; wall with drawing and encoding of bodies "
-                  f"{time.perf_counter() - began:.1f} s; {anonymous_bytes(running.pid) / 2**20:.0f} MiB", flush=True)
+            print(
+                f"loaded {n:,} in {seconds:.1f} s; wall with drawing and encoding of bodies "
+                f"{time.perf_counter() - began:.1f} s; {anonymous_bytes(running.pid) / 2**20:.0f} MiB",
+                flush=True,
+            )
     return durable, indexed, parts(d)
 
 
@@ -51,9 +54,7 @@ def parts(d: int, n: int = 20_000) -> dict[str, float]:
 
     vectors = TextLike(n, d).draw(n)
     body = ndjson(0, vectors)
-    spec = LineSpec(
-        kind="vector", dimension=d, distance="Cosine", max_line_bytes=1 << 22, max_text_bytes=1 << 20
-    )
+    spec = LineSpec(kind="vector", dimension=d, distance="Cosine", max_line_bytes=1 << 22, max_text_bytes=1 << 20)
     found: dict[str, float] = {}
 
     def timed(name: str, work):  # noqa: ANN001, ANN202
@@ -73,8 +74,15 @@ def parts(d: int, n: int = 20_000) -> dict[str, float]:
         def write() -> None:
             for start in range(0, n, 1000):
                 stop = start + 1000
-                collection.upsert(Batch(parsed.ids[start:stop], parsed.vectors[start:stop],
-                                        parsed.payloads[start:stop], [None] * 1000, parsed.hashes[start:stop]))
+                collection.upsert(
+                    Batch(
+                        parsed.ids[start:stop],
+                        parsed.vectors[start:stop],
+                        parsed.payloads[start:stop],
+                        [None] * 1000,
+                        parsed.hashes[start:stop],
+                    )
+                )
 
         timed("commit, codes included", write)
         store.close()
@@ -127,10 +135,20 @@ def main() -> None:
     graph_rate = arguments.graph_points / built
     rows = [
         ["vectors over HTTP, durable", f"{n:,}", spread(durable, 1), f"{loaded_rate:,.0f}", ""],
-        ["vectors over HTTP, in at most 24 segments", f"{n:,}", spread(indexed, 1),
-         f"{n / float(np.median(indexed)):,.0f}", ""],
-        ["FAISS HNSWFlat M 32 efC 100, in process", f"{arguments.graph_points:,}", f"{built:.1f}",
-         f"{graph_rate:,.0f}", f"{loaded_rate / graph_rate:.1f} times slower than Bitfold"],
+        [
+            "vectors over HTTP, in at most 24 segments",
+            f"{n:,}",
+            spread(indexed, 1),
+            f"{n / float(np.median(indexed)):,.0f}",
+            "",
+        ],
+        [
+            "FAISS HNSWFlat M 32 efC 100, in process",
+            f"{arguments.graph_points:,}",
+            f"{built:.1f}",
+            f"{graph_rate:,.0f}",
+            f"{loaded_rate / graph_rate:.1f} times slower than Bitfold",
+        ],
         *texts(arguments.texts),
     ]
     print(table(["what", "points", "seconds", "points/s", "note"], rows))

@@ -52,8 +52,16 @@ def measure(distance: str, d: int, sigma: float, n: int, queries: int) -> list[o
         stages, bands = found.stages, collection.view.segments[0].index.bands
         store.close()
     return [
-        distance, d, sigma, f"{n:,}", bands, f"{np.mean(recalls):.4f}", stages.candidates, stages.reranked,
-        stages.bytes_read, f"{np.median(times):.2f}",
+        distance,
+        d,
+        sigma,
+        f"{n:,}",
+        bands,
+        f"{np.mean(recalls):.4f}",
+        stages.candidates,
+        stages.reranked,
+        stages.bytes_read,
+        f"{np.median(times):.2f}",
     ]
 
 
@@ -67,7 +75,9 @@ def main() -> None:
     print(machine(), flush=True)
     rows = [
         measure(distance, d, sigma, arguments.points, arguments.queries)
-        for distance in ("Dot", "Euclid") for d in (128, 384) for sigma in (0.0, 0.3, 1.0)
+        for distance in ("Dot", "Euclid")
+        for d in (128, 384)
+        for sigma in (0.0, 0.3, 1.0)
     ]
     head = ["distance", "d", "sigma", "points", "bands", "recall@10", "candidates", "vectors read", "bytes read", "ms"]
     print(table(head, rows))

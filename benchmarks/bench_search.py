@@ -146,8 +146,10 @@ def measure(n: int, d: int, asked: int) -> list[list[object]]:
     parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items())
     rows.append([f"{n:,}", "in process", f"{p50:.2f}", f"{p99:.2f}", f"{1e3 / float(np.mean(times)):.0f}", parts])
     for label, measured, rate in (
-        ("HTTP, 1 client", idle1, f"{rate1:.0f}"), ("HTTP, 8 clients", idle8, f"{rate8:.0f}"),
-        ("HTTP, 1 client, during a bulk load", busy1, ""), ("HTTP, 8 clients, during a bulk load", busy8, ""),
+        ("HTTP, 1 client", idle1, f"{rate1:.0f}"),
+        ("HTTP, 8 clients", idle8, f"{rate8:.0f}"),
+        ("HTTP, 1 client, during a bulk load", busy1, ""),
+        ("HTTP, 8 clients, during a bulk load", busy8, ""),
     ):
         a, b = percentiles(measured)
         rows.append([f"{n:,}", label, f"{a:.2f}", f"{b:.2f}", rate, ""])

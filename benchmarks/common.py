@@ -165,7 +165,10 @@ def server(data_dir: Path, **settings: str) -> Iterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
-        **os.environ, "BITFOLD_DATA_DIR": str(data_dir), "BITFOLD_PORT": str(port), "BITFOLD_LOG_LEVEL": "warning",
+        **os.environ,
+        "BITFOLD_DATA_DIR": str(data_dir),
+        "BITFOLD_PORT": str(port),
+        "BITFOLD_LOG_LEVEL": "warning",
         **settings,
     }
     process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment)

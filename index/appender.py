@@ -27,9 +27,7 @@ def file_name(first_row: int, suffix: str = "") -> str:
 class VectorAppender:
     """Owns the newest vector file. Used by one writer at a time."""
 
-    def __init__(
-        self, folder: Path, config: CollectionConfig, files: list[FileEntry], file_bytes: int
-    ) -> None:
+    def __init__(self, folder: Path, config: CollectionConfig, files: list[FileEntry], file_bytes: int) -> None:
         self._folder = folder
         self._config = config
         self._dtype: np.dtype[Any] = NUMPY_TYPES[config.dtype]
@@ -44,9 +42,7 @@ class VectorAppender:
         self._good = (self._file, self._file.rows if self._file else 0, self.next_row)
 
     def _layout(self, first_row: int) -> Layout:
-        return Layout(
-            dimension=self._config.dimension, value_bytes=self._dtype.itemsize, first_row=first_row, table=0
-        )
+        return Layout(dimension=self._config.dimension, value_bytes=self._dtype.itemsize, first_row=first_row, table=0)
 
     def as_stored(self, vectors: Float32s) -> NDArray[Any]:
         """Return vectors in the type of the file."""

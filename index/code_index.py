@@ -21,9 +21,7 @@ BLOCK = 32  # documents a block of the fast-scan layout
 DIMENSIONS_A_NIBBLE = 4
 # Within a block FAISS interleaves documents so that one byte shuffle serves two of them.
 INTERLEAVED = np.array([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15])
-CORNERS = np.array(
-    [[1.0 if corner >> bit & 1 else -1.0 for bit in range(4)] for corner in range(16)], dtype=np.float32
-)
+CORNERS = np.array([[1.0 if corner >> bit & 1 else -1.0 for bit in range(4)] for corner in range(16)], dtype=np.float32)
 
 Positions = NDArray[np.int64]
 
@@ -83,9 +81,7 @@ class CodeIndex:
         """The number of inverted lists."""
         return len(self._lists)
 
-    def scan(
-        self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None
-    ) -> tuple[Positions, Float32s]:
+    def scan(self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None) -> tuple[Positions, Float32s]:
         """Return positions and scores of the best `candidates` documents of every band.
 
         Parameters
@@ -131,9 +127,7 @@ class CodeIndex:
         lowest = np.full(len(rest), -np.abs(query).sum(), dtype=np.float32)
         return np.concatenate([positions[present], rest]), np.concatenate([found[present], lowest])
 
-    def _left_out(
-        self, band: int, found: Positions, k: int, allowed: NDArray[np.bool_] | None
-    ) -> Positions:
+    def _left_out(self, band: int, found: Positions, k: int, allowed: NDArray[np.bool_] | None) -> Positions:
         """Return up to k minus found positions of a band that FAISS did not return though they are allowed.
 
         Its fast scan starts from the lowest score that its tables can express and takes what is better, so

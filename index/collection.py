@@ -273,9 +273,7 @@ class Collection:
         with self.record.snapshot() as reader:
             return reader.stored(ids)
 
-    def points(
-        self, ids: Sequence[PointId], *, with_vector: bool = False, with_text: bool = False
-    ) -> list[Point]:
+    def points(self, ids: Sequence[PointId], *, with_vector: bool = False, with_text: bool = False) -> list[Point]:
         """Return those points that exist, in the order of `ids`."""
         with self.snapshot() as (view, reader):
             found = reader.stored(ids)

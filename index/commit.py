@@ -88,9 +88,7 @@ class Committer:
         self._publish = publish
         self._waiting: list[_Pending[Any]] = []
         self._waiting_lock = threading.Lock()
-        self.lock = (
-            threading.Lock()
-        )  # held while committing, and by maintenance while it swaps parts of the view
+        self.lock = threading.Lock()  # held while committing, and by maintenance while it swaps parts of the view
         self.read_only: str | None = None
 
     def run(self, apply: Callable[[Change], T]) -> T:
@@ -172,9 +170,7 @@ class Committer:
             self._appender.sync()
         except OSError as error:
             if error.errno in FULL:
-                raise DiskFull(
-                    "no space left to sync vectors", hint="make room; writing resumes by itself"
-                ) from error
+                raise DiskFull("no space left to sync vectors", hint="make room; writing resumes by itself") from error
             raise self._give_up(error) from error
 
     def _give_up(self, error: BaseException) -> ReadOnlyCollection:

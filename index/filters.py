@@ -91,17 +91,13 @@ class _Parser:
             if not isinstance(conditions, list):
                 _fail(f"{at}.conditions", f"{kind_of(conditions)} is not a list of conditions")
             clauses["min_count"] = _integer(_required(minimum, "min_count", at), f"{at}.min_count", least=1)
-            clauses["min_should"] = self._conditions(
-                conditions, f"{at}.conditions", depth=depth, nested=nested
-            )
+            clauses["min_should"] = self._conditions(conditions, f"{at}.conditions", depth=depth, nested=nested)
         return Filter(**clauses)
 
     def _conditions(self, raw: object, at: str, *, depth: int, nested: bool) -> tuple[Condition, ...]:
         if not isinstance(raw, list):
             return (self._condition(raw, at, depth=depth, nested=nested),)
-        return tuple(
-            self._condition(item, f"{at}[{i}]", depth=depth, nested=nested) for i, item in enumerate(raw)
-        )
+        return tuple(self._condition(item, f"{at}[{i}]", depth=depth, nested=nested) for i, item in enumerate(raw))
 
     def _condition(self, raw: object, at: str, *, depth: int, nested: bool) -> Condition:
         self.clauses += 1
@@ -136,9 +132,7 @@ class _Parser:
             # `data` and `data[]` name the same list here.
             key = key.removesuffix("[]")
         path = read_path(key, f"{at}.key", wrong=InvalidFilter)
-        return Nested(
-            path, self.filter(_required(inner, "filter", at), f"{at}.filter", depth=depth + 1, nested=True)
-        )
+        return Nested(path, self.filter(_required(inner, "filter", at), f"{at}.filter", depth=depth + 1, nested=True))
 
 
 def _has_id(node: dict[str, Any], at: str, *, nested: bool) -> Condition:
@@ -207,9 +201,7 @@ def _variants(raw: object, at: str) -> tuple[type, frozenset[Any]]:
         _fail(f"{at}[0]", f"{kind_of(raw[0])} is not a string or an integer")
     for i, value in enumerate(raw):
         if type(value) is not kind:
-            _fail(
-                f"{at}[{i}]", f"{kind_of(value)} in a list that starts with {kind_of(raw[0])}", "do not mix types"
-            )
+            _fail(f"{at}[{i}]", f"{kind_of(value)} in a list that starts with {kind_of(raw[0])}", "do not mix types")
     return kind, frozenset(raw)
 
 

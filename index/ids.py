@@ -23,9 +23,7 @@ _SHIFT = 2**63
 _HYPHENATED = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 # The forms that Qdrant reads. `uuid.UUID` is laxer: it drops hyphens, braces and prefixes wherever they
 # stand, and strings that are no UUIDs by any standard would become one.
-_UUID = re.compile(
-    rf"(?:urn:uuid:)?({_HYPHENATED})|\{{({_HYPHENATED})\}}|([0-9a-f]{{32}})", re.ASCII | re.IGNORECASE
-)
+_UUID = re.compile(rf"(?:urn:uuid:)?({_HYPHENATED})|\{{({_HYPHENATED})\}}|([0-9a-f]{{32}})", re.ASCII | re.IGNORECASE)
 _UUID_LENGTHS = frozenset({32, 36, 38, 45})
 
 _HINT = "use an integer from 0 to 2^64-1, a UUID, or a string of 1 to 512 UTF-8 bytes"
@@ -104,9 +102,7 @@ def _parse_string(value: str, param: str) -> PointId:
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
-        raise InvalidId(
-            f"{param}: a string id must not hold an unpaired surrogate", param=param, hint=_HINT
-        ) from None
+        raise InvalidId(f"{param}: a string id must not hold an unpaired surrogate", param=param, hint=_HINT) from None
     if size > MAX_BYTES:
         raise InvalidId(
             f"{param}: a string id of {size} UTF-8 bytes is longer than {MAX_BYTES}", param=param, hint=_HINT

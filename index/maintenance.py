@@ -214,9 +214,7 @@ def compact(collection: Collection, old: Sequence[VectorMap]) -> None:
         )
         stored = (_as_stored(view.read(piece), old[0]) for piece in pieces)
         crcs = write_with_holes(folder / new.name, layout, rows, stored)
-        checksums = [
-            (i * size, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))
-        ]
+        checksums = [(i * size, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))]
     _swap_files(collection, entries, new, checksums, rows)
 
 

@@ -226,10 +226,7 @@ class ValuesCount(_PayloadCondition):
     def matches(self, point_id: PointId, payload: dict[str, Any]) -> bool:  # noqa: ARG002 - one of many conditions
         """Whether the count at one of the selected places lies within all bounds at once."""
         values = self.path.values(payload) or [None]
-        return any(
-            self.bounds.hold(len(value) if type(value) is list else int(value is not None))
-            for value in values
-        )
+        return any(self.bounds.hold(len(value) if type(value) is list else int(value is not None)) for value in values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,7 @@ def remove_strays(folder: Path, known: set[str]) -> None:
             path.unlink()
 
 
-def load_binarizers(
-    reader: Reader, factory: BinarizerFactory, config: CollectionConfig
-) -> dict[int, Binarizer]:
+def load_binarizers(reader: Reader, factory: BinarizerFactory, config: CollectionConfig) -> dict[int, Binarizer]:
     """Load every sound binarizer; damaged ones are left out with a warning (their codes are made again)."""
     found: dict[int, Binarizer] = {}
     for version, _, checksum, data in reader.binarizers():

@@ -43,14 +43,10 @@ def parse_payload(value: object, *, param: str = "payload") -> dict[str, Any]:
     while stack:
         node, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise InvalidPayload(
-                f"{param}: nested more than {MAX_DEPTH} deep", param=param, hint="flatten it"
-            )
+            raise InvalidPayload(f"{param}: nested more than {MAX_DEPTH} deep", param=param, hint="flatten it")
         count += len(node)
         if count > MAX_VALUES:
-            raise InvalidPayload(
-                f"{param}: more than {MAX_VALUES} values", param=param, hint="store less per point"
-            )
+            raise InvalidPayload(f"{param}: more than {MAX_VALUES} values", param=param, hint="store less per point")
         if isinstance(node, dict):
             for key in node:
                 _check_key(key, param)
@@ -95,9 +91,7 @@ class PayloadEdit:
             )
         takes_payload = self.kind in ("set", "overwrite")
         if takes_payload is (self.payload is None):
-            raise InvalidPayload(
-                f"{self.kind} {'needs a' if takes_payload else 'takes no'} payload", param="payload"
-            )
+            raise InvalidPayload(f"{self.kind} {'needs a' if takes_payload else 'takes no'} payload", param="payload")
         if takes_payload:
             parse_payload(self.payload)
         if self.keys and self.kind != "delete":
@@ -140,9 +134,7 @@ def _check_scalar(value: object, param: str) -> None:
             raise InvalidPayload(f"{param}: NaN and infinity are not JSON", param=param, hint="use null")
     elif isinstance(value, int):
         if not MIN_INTEGER <= value <= MAX_INTEGER:
-            raise InvalidPayload(
-                f"{param}: an integer has more than 64 bits", param=param, hint="send it as a string"
-            )
+            raise InvalidPayload(f"{param}: an integer has more than 64 bits", param=param, hint="send it as a string")
     elif value is not None:
         raise InvalidPayload(f"{param}: {kind_of(value)} is not a JSON value", param=param)
 

@@ -58,9 +58,7 @@ class CollectionConfig:
                 f"distance {self.distance!r} is unknown", param="distance", hint="use Cosine, Dot or Euclid"
             )
         if self.dtype not in NUMPY_TYPES:
-            raise InvalidInput(
-                f"dtype {self.dtype!r} is unknown", param="dtype", hint="use float32 or float16"
-            )
+            raise InvalidInput(f"dtype {self.dtype!r} is unknown", param="dtype", hint="use float32 or float16")
         if self.dtype == "float16" and self.distance != "Cosine":
             raise InvalidInput(
                 f"float16 is for Cosine only, not {self.distance}: other norms overflow or lose digits",

@@ -112,9 +112,7 @@ class Reader:
         columns = "row, id, payload" if payload else "row, id, NULL"
         found = {}
         for marks, part in chunked(rows):
-            for row, key, data in self._db.execute(
-                f"SELECT {columns} FROM points WHERE row IN ({marks})", part
-            ):
+            for row, key, data in self._db.execute(f"SELECT {columns} FROM points WHERE row IN ({marks})", part):
                 found[row] = (from_key(key), data)
         return found
 
@@ -141,15 +139,11 @@ class Reader:
 
     def rows(self) -> Rows:
         """Return the rows of all points, ascending."""
-        return np.fromiter(
-            (row for (row,) in self._db.execute("SELECT row FROM points ORDER BY row")), np.int64
-        )
+        return np.fromiter((row for (row,) in self._db.execute("SELECT row FROM points ORDER BY row")), np.int64)
 
     def tombstones(self) -> Rows:
         """Return the rows that were written and no longer count, ascending."""
-        return np.fromiter(
-            (row for (row,) in self._db.execute("SELECT row FROM tombstones ORDER BY row")), np.int64
-        )
+        return np.fromiter((row for (row,) in self._db.execute("SELECT row FROM tombstones ORDER BY row")), np.int64)
 
     def files(self) -> list[FileEntry]:
         """Return the vector files in the order of rows."""
@@ -163,9 +157,7 @@ class Reader:
 
     def binarizers(self) -> list[tuple[int, int, int, bytes]]:
         """Return `(version, fitted_on, crc, data)` of every binarizer, oldest first."""
-        return self._db.execute(
-            "SELECT version, fitted_on, crc, data FROM binarizers ORDER BY version"
-        ).fetchall()
+        return self._db.execute("SELECT version, fitted_on, crc, data FROM binarizers ORDER BY version").fetchall()
 
     def config(self) -> CollectionConfig:
         """Return the collection's configuration."""
@@ -193,14 +185,10 @@ class Writer(Reader):
         keys = [to_key(point_id) for point_id in ids]
         dead: list[int] = []
         for marks, part in chunked(keys):
-            dead.extend(
-                row for (row,) in self._db.execute(f"SELECT row FROM points WHERE id IN ({marks})", part)
-            )
+            dead.extend(row for (row,) in self._db.execute(f"SELECT row FROM points WHERE id IN ({marks})", part))
         self.kill(dead)
         rows = range(first_row, first_row + len(keys))
-        self._db.executemany(
-            "INSERT INTO points VALUES (?,?,?,?)", zip(rows, keys, hashes, payloads, strict=True)
-        )
+        self._db.executemany("INSERT INTO points VALUES (?,?,?,?)", zip(rows, keys, hashes, payloads, strict=True))
         with_text = [(row, text) for row, text in zip(rows, texts, strict=True) if text is not None]
         self._db.executemany("INSERT INTO texts VALUES (?,?)", with_text)
         self._add("points", len(keys))
@@ -218,9 +206,7 @@ class Writer(Reader):
 
     def set_payloads(self, payloads: Iterable[tuple[int, bytes]]) -> None:
         """Replace the payloads of rows."""
-        self._db.executemany(
-            "UPDATE points SET payload=? WHERE row=?", ((data, row) for row, data in payloads)
-        )
+        self._db.executemany("UPDATE points SET payload=? WHERE row=?", ((data, row) for row, data in payloads))
 
     def add_batch(self, file: str, position: int, rows: int, crc: int) -> None:
         """Note rows appended to a file, with their checksum."""
@@ -229,9 +215,7 @@ class Writer(Reader):
 
     def add_file(self, entry: FileEntry) -> None:
         """Note a new vector file."""
-        self._db.execute(
-            "INSERT INTO files VALUES (?,?,?,?)", (entry.name, entry.first_row, entry.end_row, entry.rows)
-        )
+        self._db.execute("INSERT INTO files VALUES (?,?,?,?)", (entry.name, entry.first_row, entry.end_row, entry.rows))
 
     def swap_files(
         self,
@@ -255,9 +239,7 @@ class Writer(Reader):
         """Keep a binarizer; return its version, higher than that of any other there is."""
         newest = self._db.execute("SELECT max(version) FROM binarizers").fetchone()[0]
         version = 1 + (newest or 0)
-        self._db.execute(
-            "INSERT INTO binarizers VALUES (?,?,?,?)", (version, fitted_on, zlib.crc32(data), data)
-        )
+        self._db.execute("INSERT INTO binarizers VALUES (?,?,?,?)", (version, fitted_on, zlib.crc32(data), data))
         return version
 
     def drop_binarizers(self, keep: Iterable[int]) -> None:

@@ -72,9 +72,7 @@ class Clock:
 def check_deadline(deadline: float | None) -> None:
     """Raise DeadlineExceeded when `time.monotonic()` is past the deadline."""
     if deadline is not None and time.monotonic() > deadline:
-        raise DeadlineExceeded(
-            "the search took longer than it may", hint="narrow it, or raise the search timeout"
-        )
+        raise DeadlineExceeded("the search took longer than it may", hint="narrow it, or raise the search timeout")
 
 
 def score(query: Float32s, vectors: Float32s, distance: Distance) -> Float32s:
@@ -138,9 +136,7 @@ def _exact_scores(
     yield _tail_scores(view, query, distance, None)
 
 
-def _read_scores(
-    view: View, query: Float32s, distance: Distance, rows: Rows
-) -> Iterator[tuple[Rows, Float32s]]:
+def _read_scores(view: View, query: Float32s, distance: Distance, rows: Rows) -> Iterator[tuple[Rows, Float32s]]:
     """Yield ascending rows and their scores in bounded pieces."""
     size = chunk_rows(len(query))
     for start in range(0, len(rows), size):
@@ -148,9 +144,7 @@ def _read_scores(
         yield piece, score(query, view.read(piece), distance)
 
 
-def _tail_scores(
-    view: View, query: Float32s, distance: Distance, allowed: Rows | None
-) -> tuple[Rows, Float32s]:
+def _tail_scores(view: View, query: Float32s, distance: Distance, allowed: Rows | None) -> tuple[Rows, Float32s]:
     tail = view.tail
     if allowed is not None:
         rows = allowed[np.searchsorted(allowed, tail.first_row) :]

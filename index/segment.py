@@ -79,9 +79,7 @@ def encode_rows(
         first_row=span[0],
         end_row=span[1],
         binarizer=version,
-        codes=np.concatenate(codes)
-        if codes
-        else np.empty((0, binarizer.code_dimension // 8), dtype=np.uint8),
+        codes=np.concatenate(codes) if codes else np.empty((0, binarizer.code_dimension // 8), dtype=np.uint8),
         factors=np.concatenate(factors).astype(np.float32) if factors else np.empty(0, dtype=np.float32),
         beta=np.concatenate(beta).astype(np.float32) if beta else None,
         offsets=None if dense else (all_rows - span[0]).astype(np.uint32),

@@ -31,9 +31,7 @@ UNFINISHED = (".making-", ".dropped-")
 
 def check_name(name: str) -> str:
     """Return a name that can be a directory. Raises InvalidName for paths and other surprises."""
-    bad = sorted(
-        {c for c in name if c in FORBIDDEN or ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000}
-    )
+    bad = sorted({c for c in name if c in FORBIDDEN or ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000})
     problem = None
     if bad:
         problem = f"holds {', '.join(map(repr, bad))}"
@@ -53,9 +51,7 @@ def check_name(name: str) -> str:
 class Store:
     """All collections of one data directory."""
 
-    def __init__(
-        self, directory: Path, factory: BinarizerFactory, options: StoreOptions | None = None
-    ) -> None:
+    def __init__(self, directory: Path, factory: BinarizerFactory, options: StoreOptions | None = None) -> None:
         """Take the directory's lock and open every collection.
 
         A collection whose truth is damaged is refused (see `damaged`); the others open.
@@ -175,9 +171,7 @@ class Store:
                 try:
                     save_all(collection)
                 except Exception:  # noqa: BLE001 - derived files only
-                    log.exception(
-                        "the codes of %s were not saved; the next start makes them again", collection.name
-                    )
+                    log.exception("the codes of %s were not saved; the next start makes them again", collection.name)
                 collection.close()
             self._open.clear()
         if self._lock_fd is not None:

@@ -66,9 +66,7 @@ class Layout:
     def header(self) -> bytes:
         """Return the 4,096 header bytes."""
         holes = int(self.table > 0)
-        head = HEADER.pack(
-            MAGIC, VERSION, self.dimension, self.value_bytes, holes, self.first_row, self.table
-        )
+        head = HEADER.pack(MAGIC, VERSION, self.dimension, self.value_bytes, holes, self.first_row, self.table)
         return (head + struct.pack("<I", zlib.crc32(head))).ljust(HEADER_BYTES, b"\0")
 
 

@@ -211,9 +211,7 @@ class _Collection:
                 off = np.abs(norms - 1) > NORM_TOLERANCE[config.dtype]
                 self._say_some(mapped.path, "not of unit length", numbers[off])
         if crc != checksum:
-            self._say(
-                mapped.path, f"the checksum of positions {position} to {position + count - 1} does not fit"
-            )
+            self._say(mapped.path, f"the checksum of positions {position} to {position + count - 1} does not fit")
 
     def _rows(self, reader: Reader, held: list[Rows]) -> None:
         """Check that a row in the files is either a point or a tombstone, and every one of those a row."""
@@ -303,9 +301,7 @@ class _Collection:
                 # Rounding may turn the sign of a value next to zero; another vector turns half of them.
                 different = (levels != stored).sum(axis=1)
                 self._checked["codes"] += len(part)
-                self._say_some(
-                    path, "the codes do not fit the vectors", part[different > levels.shape[1] / 32]
-                )
+                self._say_some(path, "the codes do not fit the vectors", part[different > levels.shape[1] / 32])
 
 
 def _rows_of(data: SegmentData) -> Rows:
@@ -318,9 +314,7 @@ def _check_range(data: SegmentData, end_row: int) -> None:
     span = data.end_row - data.first_row
     whole = data.offsets is not None or len(rows) == span
     inside = not len(rows) or (rows[0] >= data.first_row and rows[-1] < data.end_row)
-    if not (
-        whole and inside and 0 <= data.first_row <= data.end_row <= end_row and (np.diff(rows) > 0).all()
-    ):
+    if not (whole and inside and 0 <= data.first_row <= data.end_row <= end_row and (np.diff(rows) > 0).all()):
         raise DamagedCodes(f"the range of rows {data.first_row} to {data.end_row} does not fit the record")
 
 

@@ -97,9 +97,7 @@ class TrainingFreeFactory:
         rotated randomly among themselves. With all dimensions kept, neither is better than the other.
     """
 
-    def __init__(
-        self, *, dimensions: int | None = None, rotation: Literal["random", "pca"] = "random"
-    ) -> None:
+    def __init__(self, *, dimensions: int | None = None, rotation: Literal["random", "pca"] = "random") -> None:
         if dimensions is not None and dimensions < 1:
             raise ValueError(f"dimensions must be at least 1, not {dimensions}")
         if rotation not in ("random", "pca"):

@@ -198,7 +198,5 @@ def _normalize(vectors: NDArray[np.float32]) -> None:
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)).ravel())
     if len(bad):
         index = int(bad[0])
-        raise InvalidText(
-            f"the model finds no direction for text {index}", index=index, hint="send a text with words"
-        )
+        raise InvalidText(f"the model finds no direction for text {index}", index=index, hint="send a text with words")
     vectors /= norms

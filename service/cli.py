@@ -96,9 +96,7 @@ def serve(
     return_memory_early()
     share_cores()
     allow_open_files()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
     typer.echo(f"Bitfold serves {settings.data_dir.absolute()}; API docs: http://{name}:{settings.port}/docs")
     server = uvicorn.Server(server_config(create_app(settings), settings))
@@ -351,15 +349,11 @@ def evaluate(
             progress.update(tasks[what], completed=done, total=max(done, total))
 
         try:
-            report = measure(
-                client, directory, split=split, collection=name, encoder=encoder, on_progress=on_progress
-            )
+            report = measure(client, directory, split=split, collection=name, encoder=encoder, on_progress=on_progress)
         finally:
             if collection is None:
                 client.drop(name)
-    typer.echo(
-        orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2).decode() if as_json else _table(report)
-    )
+    typer.echo(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2).decode() if as_json else _table(report))
 
 
 def _table(report: Evaluation) -> str:

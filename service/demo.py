@@ -70,9 +70,7 @@ def run_demo(settings: ClientSettings, console: Console) -> None:
     console.print(f"No server answers at {settings.url}: starting a temporary one.")
     with _temporary_server() as url, Client(load_client_settings(url=url)) as client:
         _show(client, console)
-    console.print(
-        "\nThat server is stopped and its data are gone. To keep one running: [bold]make serve[/bold]"
-    )
+    console.print("\nThat server is stopped and its data are gone. To keep one running: [bold]make serve[/bold]")
 
 
 def _show(client: Client, console: Console) -> None:
@@ -97,9 +95,7 @@ def _show(client: Client, console: Console) -> None:
         for point in result["points"]:
             payload = point.get("payload") or {}
             about = ", ".join(str(payload[key]) for key in ("topic", "region", "year") if payload.get(key))
-            console.print(
-                f"  {point['score']:.3f}  {escape(str(payload.get('title')))}  [dim]({escape(about)})[/dim]"
-            )
+            console.print(f"  {point['score']:.3f}  {escape(str(payload.get('title')))}  [dim]({escape(about)})[/dim]")
 
 
 @contextmanager

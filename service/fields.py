@@ -43,9 +43,7 @@ NO_EFFECT: Final[dict[str, str]] = {
 # Stands for a reference to a component that is no model of its own; `service/openapi.py` puts it in.
 COMPONENT: Final = "x-component"
 
-NoEffect = Annotated[
-    Any, WithJsonSchema({"description": "Accepted and without effect: named in `warnings`."})
-]
+NoEffect = Annotated[Any, WithJsonSchema({"description": "Accepted and without effect: named in `warnings`."})]
 ID_LIST_SCHEMA = {"type": "array", "items": {COMPONENT: "PointId"}}
 _TEXT_INPUT = {
     "type": "object",

@@ -222,9 +222,7 @@ class _Parser:
                 message = "vector is all zeros, which has no direction: Cosine needs non-zero vectors"
             elif np.isfinite(norm):
                 message = f"vector has a norm above {MAX_NORM:g}: its scores would overflow"
-            self._errors.append(
-                LineError(self._lines[position], self._ids[position], "invalid_vector", message)
-            )
+            self._errors.append(LineError(self._lines[position], self._ids[position], "invalid_vector", message))
         gone = set(positions)
         keep = [i for i in range(len(self._ids)) if i not in gone]
         self._lines = [self._lines[i] for i in keep]
@@ -264,9 +262,7 @@ def _check_keys(value: dict[str, Any]) -> None:
     """Refuse unknown keys, and lines with both or neither of text and vector."""
     if not _KEYS.issuperset(value):
         extra = min(set(value) - _KEYS)
-        raise _BadLine(
-            "unknown_key", f"the key {extra[:100]!r} is not known here: id, text or vector, payload are"
-        )
+        raise _BadLine("unknown_key", f"the key {extra[:100]!r} is not known here: id, text or vector, payload are")
     if (value.get("text") is None) == (value.get("vector") is None):
         raise _BadLine("invalid_line", "the line needs exactly one of text and vector")
 

@@ -77,9 +77,7 @@ def documented(
     responses = {200: json_content("The answer", envelope_schema(result))}
     responses |= {code: json_content(ERRORS[code], ref("Error")) for code in sorted(codes)}
     extra: dict[str, Any] = {
-        "parameters": [
-            {"name": name, "in": "query", "required": False, "schema": _PARAMETERS[name]} for name in query
-        ]
+        "parameters": [{"name": name, "in": "query", "required": False, "schema": _PARAMETERS[name]} for name in query]
     }
     if body is not None:
         extra["requestBody"] = {
@@ -229,12 +227,8 @@ _BODIES: Final = (
 
 def build(app: FastAPI, *, guarded: bool) -> dict[str, Any]:
     """Return the OpenAPI document of an application; `guarded` says whether an API key is asked for."""
-    document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
-    _, models = models_json_schema(
-        [(model, "validation") for model in _BODIES], ref_template=_REF + "{model}"
-    )
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    _, models = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF + "{model}")
     components = document.setdefault("components", {})
     components["schemas"] = _referring(models["$defs"]) | _EXTRA_COMPONENTS
     if guarded:
@@ -282,13 +276,9 @@ def page(document: dict[str, Any], address: str) -> str:
     )
 
 
-def _section(
-    path: str, method: str, operation: dict[str, Any], document: dict[str, Any], address: str
-) -> str:
+def _section(path: str, method: str, operation: dict[str, Any], document: dict[str, Any], address: str) -> str:
     verb = method.upper()
-    command = (
-        f"curl -X {verb} {address}{path.replace('{collection}', 'my-collection').replace('{point}', '1')}"
-    )
+    command = f"curl -X {verb} {address}{path.replace('{collection}', 'my-collection').replace('{point}', '1')}"
     body = operation.get("requestBody", {}).get("content", {})
     if "application/json" in body:
         name = body["application/json"]["schema"]["$ref"].removeprefix(_REF)
@@ -299,6 +289,5 @@ def _section(
     text = html.escape(operation.get("summary", ""))
     more = html.escape(operation.get("description", ""))
     return (
-        f"<h2><b>{verb}</b><code>{html.escape(path)}</code></h2><p>{text}. {more}</p>"
-        f"<pre>{html.escape(command)}</pre>"
+        f"<h2><b>{verb}</b><code>{html.escape(path)}</code></h2><p>{text}. {more}</p><pre>{html.escape(command)}</pre>"
     )

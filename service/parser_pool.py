@@ -110,9 +110,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         try:
-            self._process = context.Process(
-                target=_serve, args=(theirs, nice), name="bitfold-parser", daemon=True
-            )
+            self._process = context.Process(target=_serve, args=(theirs, nice), name="bitfold-parser", daemon=True)
             self._process.start()
         except OSError as error:
             ours.close()

@@ -99,9 +99,7 @@ def _keep(value: Any, tree: Tree) -> Any:  # noqa: ANN401 - any JSON value
         return value
     if isinstance(value, list):
         return [_keep(item, tree) for item in value if isinstance(item, dict | list)]
-    return {
-        key: _keep(value[key], tree[key]) for key in value if key in tree and _fits(value[key], tree[key])
-    }
+    return {key: _keep(value[key], tree[key]) for key in value if key in tree and _fits(value[key], tree[key])}
 
 
 def _fits(value: object, tree: Tree) -> bool:

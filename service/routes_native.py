@@ -148,9 +148,12 @@ async def bulk(request: Request, collection: str) -> Response:
         except asyncio.CancelledError:
             # The drain time is over: the client learns what is durable before the process ends.
             raise ApiError(
-                503, "stopping", "the server is stopping, and the load was not at its end",
-                hint="send all lines again, later: those that are durable are not encoded again", partial=report.result(),
-            ) from None  # fmt: skip
+                503,
+                "stopping",
+                "the server is stopping, and the load was not at its end",
+                hint="send all lines again, later: those that are durable are not encoded again",
+                partial=report.result(),
+            ) from None
         except Exception as error:
             wrong = translate(error)
             wrong.partial = report.result()

@@ -77,9 +77,7 @@ def _unnamed(value: object) -> object:
     """Take the vector out of a map of named vectors, of which only the unnamed one exists here."""
     if isinstance(value, dict) and value and "size" not in value and "distance" not in value:
         if list(value) != [""]:
-            raise ValueError(
-                'a collection has one unnamed vector: send {size, distance} or {"": {size, distance}}'
-            )
+            raise ValueError('a collection has one unnamed vector: send {size, distance} or {"": {size, distance}}')
         return value[""]
     return value
 
@@ -166,9 +164,7 @@ def _named_type(value: object) -> object:
 class CreateIndex(Request):
     """A payload field to index."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"field_name": "topic", "field_schema": "keyword"}}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": {"field_name": "topic", "field_schema": "keyword"}})
     field_name: str = Field(min_length=1, max_length=512)
     field_schema: Annotated[FIELD_TYPES | FieldSchema, BeforeValidator(_named_type)]
 
@@ -186,9 +182,7 @@ class BatchInput(Request):
     """Points as columns."""
 
     ids: Ids
-    vectors: Annotated[
-        Any, WithJsonSchema({"anyOf": [{"type": "array", "items": VECTOR_SCHEMA}, {"type": "object"}]})
-    ]
+    vectors: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": VECTOR_SCHEMA}, {"type": "object"}]})]
     payloads: list[Payload | None] | None = None
 
 
@@ -202,9 +196,7 @@ class UpsertPoints(Request):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "example": {
-                "points": [{"id": 1, "text": "The Nile flows north.", "payload": {"topic": "rivers"}}]
-            }
+            "example": {"points": [{"id": 1, "text": "The Nile flows north.", "payload": {"topic": "rivers"}}]}
         }
     )
     points: list[PointInput] | None = None
@@ -289,9 +281,7 @@ class Search(Request):
 class Query(Request):
     """Qdrant's query, of which nearest by vector, by text and by point id exist here."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"query": {"text": "rivers", "model": "default"}}}
-    )
+    model_config = ConfigDict(json_schema_extra={"example": {"query": {"text": "rivers", "model": "default"}}})
     query: QueryField
     prefetch: Unsupported = None
     lookup_from: Unsupported = None
@@ -371,9 +361,7 @@ def _translated(error: ValidationError, model: type[Request]) -> ApiError:
         hint = f"did you mean {known[0]}?" if known else "leave it out"
         return ApiError(400, "unknown_key", f"the key {path} is not known here", param=path, hint=hint)
     if first["type"] == "unsupported":
-        return ApiError(
-            400, "unsupported", f"Qdrant's {path} is not supported here", param=path, hint="leave it out"
-        )
+        return ApiError(400, "unsupported", f"Qdrant's {path} is not supported here", param=path, hint="leave it out")
     message = first["msg"].removeprefix("Value error, ")
     return ApiError(400, "invalid_request", f"{path or 'body'}: {message}", param=path or None)
 

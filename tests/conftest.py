@@ -53,9 +53,7 @@ class FakeEncoder:
             if not vectors[row].any():
                 raise InvalidText(f"text {row} has no known word", index=row)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return Encoded(
-            vectors=vectors, truncated=np.array([len(text.split()) > WINDOW for text in texts], bool)
-        )
+        return Encoded(vectors=vectors, truncated=np.array([len(text.split()) > WINDOW for text in texts], bool))
 
 
 def fake_encoders(*encoders: FakeEncoder) -> Encoders:

@@ -196,9 +196,7 @@ def operations(seed: int) -> list[list[Operation]]:
     plan.add({"kind": "drop", "collection": "b"})
     plan.add({"kind": "create", "collection": "b", "distance": "Cosine"})
     plan.add(upsert("b", 14))
-    plan.add(
-        {"kind": "edit", "collection": "b", "ids": plan.some("b", 20), "payload": {"edited": 2, "n": -1}}
-    )
+    plan.add({"kind": "edit", "collection": "b", "ids": plan.some("b", 20), "payload": {"edited": 2, "n": -1}})
     plan.add({"kind": "upsert", "collection": "a", "points": plan.points([300])})
     plan.add({"kind": "optimize", "collection": "a"})
     plan.add({"kind": "create", "collection": "c", "distance": "Dot"})

@@ -187,9 +187,7 @@ class Run:
     load_seconds : longest load before a kill.
     """
 
-    def __init__(
-        self, kind: Kind, folder: Path, *, seed: int, writers: int = 4, load_seconds: float = 1.5
-    ) -> None:
+    def __init__(self, kind: Kind, folder: Path, *, seed: int, writers: int = 4, load_seconds: float = 1.5) -> None:
         self.tally = Tally()
         self._kind = kind
         self._rng = np.random.default_rng(seed)
@@ -306,17 +304,13 @@ class Run:
     def _check_searches(self, client: httpx.Client, name: str, there: set[int | str]) -> None:
         """Search for points by their own vectors, with and without codes: each must be its own best match."""
         wanted = [
-            pair
-            for writer in self._writers
-            if writer.collection == name
-            for pair in writer.to_search(4 * SEARCHES)
+            pair for writer in self._writers if writer.collection == name for pair in writer.to_search(4 * SEARCHES)
         ]
         for exact in (True, False):
             for at in range(0, len(wanted), SEARCHES):
                 part = wanted[at : at + SEARCHES]
                 searches = [
-                    {"query": sent.vector().tolist(), "limit": 3, "params": {"exact": exact}}
-                    for _, sent in part
+                    {"query": sent.vector().tolist(), "limit": 3, "params": {"exact": exact}} for _, sent in part
                 ]
                 response = client.post(f"/collections/{name}/points/query/batch", json={"searches": searches})
                 response.raise_for_status()
@@ -324,9 +318,7 @@ class Run:
                     ids = [hit["id"] for hit in answer["points"]]
                     good = ids and ids[0] == point_id and abs(answer["points"][0]["score"] - 1) < 1e-4
                     if not good or not there.issuperset(ids) or len(ids) != min(3, len(there)):
-                        self.tally.problems.append(
-                            f"{name}: search (exact={exact}) for {point_id!r} gave {ids}"
-                        )
+                        self.tally.problems.append(f"{name}: search (exact={exact}) for {point_id!r} gave {ids}")
 
     def _finish(self) -> None:
         """Stop in the proper way and let the command line check the directory."""
@@ -387,9 +379,7 @@ def main() -> int:
             tally = run.run(min(arguments.round, arguments.kills - done))
         done += tally.kills
         failed += len(tally.problems)
-        sys.stdout.write(
-            f"{done:4d}/{arguments.kills} {kind:5s} {time.monotonic() - began:6.0f} s: {tally}\n"
-        )
+        sys.stdout.write(f"{done:4d}/{arguments.kills} {kind:5s} {time.monotonic() - began:6.0f} s: {tally}\n")
         for problem in tally.problems[:20]:
             sys.stdout.write(f"     {problem}\n")
         sys.stdout.flush()

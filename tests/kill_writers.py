@@ -148,9 +148,7 @@ class Writer:
         points = self._points(int(self._rng.integers(1, 25)), int(self._rng.integers(0, 12)))
         self._flight = [dict(points)]
         if self._texts or self._rng.random() < 0.5:
-            return client.put(
-                self._url(), json={"points": [self._row(i, sent) for i, sent in points.items()]}
-            )
+            return client.put(self._url(), json={"points": [self._row(i, sent) for i, sent in points.items()]})
         batch = {
             "ids": list(points),
             "vectors": [sent.content for sent in points.values()],
@@ -192,9 +190,7 @@ class Writer:
     def _delete_where(self, client: httpx.Client) -> httpx.Response:
         below = int(self._rng.integers(0, 120))
         doomed = [
-            i
-            for i, sent in self.kept.items()
-            if sent.payload.get("writer") == self._name and sent.payload["n"] < below
+            i for i, sent in self.kept.items() if sent.payload.get("writer") == self._name and sent.payload["n"] < below
         ]
         self._flight = [dict.fromkeys(doomed)]
         conditions = [

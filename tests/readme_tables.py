@@ -64,9 +64,7 @@ def files_table() -> str:
     for folder in ("service", "index", "models", "benchmarks"):
         rows += [_row(path) for path in sorted((ROOT / folder).glob("*.py")) if path.read_text().strip()]
     tests = [_row(path) for path in sorted((ROOT / "tests").glob("*.py"))]
-    return "\n".join(
-        [*head, *rows, "", "<details><summary>tests/</summary>", "", *head, *tests, "", "</details>"]
-    )
+    return "\n".join([*head, *rows, "", "<details><summary>tests/</summary>", "", *head, *tests, "", "</details>"])
 
 
 def filled(text: str) -> str:

@@ -52,11 +52,7 @@ def tracked_files() -> list[Path]:
         )
         files = [ROOT / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
     else:
-        files = [
-            path
-            for path in ROOT.rglob("*")
-            if not any(p.startswith(".") for p in path.relative_to(ROOT).parts)
-        ]
+        files = [path for path in ROOT.rglob("*") if not any(p.startswith(".") for p in path.relative_to(ROOT).parts)]
     return [path for path in files if path.is_file() and not path.is_symlink()]
 
 

@@ -80,9 +80,7 @@ def record(recorder: Path, folder: Path, sabotage: str) -> Recording:
         if "cannot be preloaded" in done.stderr:
             pytest.skip(f"the loader refuses the recorder: {done.stderr.strip()[:200]}")
         assert done.returncode == 0, done.stderr
-        assert ("finished" in done.stdout) == (part == "second"), (
-            "the first process ends in its last operation"
-        )
+        assert ("finished" in done.stdout) == (part == "second"), "the first process ends in its last operation"
     return Recording(root, read_events(log))
 
 
@@ -115,9 +113,7 @@ class Progress:
         found = []
         for count in range(len(waiting) + 1):
             for chosen in itertools.combinations(waiting, count):
-                found.append(
-                    functools.reduce(lambda model, operation: operation.on_model(model), chosen, self.model)
-                )
+                found.append(functools.reduce(lambda model, operation: operation.on_model(model), chosen, self.model))
         return found
 
 
@@ -229,8 +225,7 @@ def disk_problems(image: Image, folder: Path, allowed: list[Model]) -> list[str]
         problems += search_problems(collection, found[name])
     cosine = {name: store.get(name).config.distance == "Cosine" for name in store.names()}
     if not any(
-        model.keys() == found.keys() and all(same(model[n], found[n], cosine[n]) for n in model)
-        for model in allowed
+        model.keys() == found.keys() and all(same(model[n], found[n], cosine[n]) for n in model) for model in allowed
     ):
         problems.append(f"the store holds {sizes(found)}, allowed were {[sizes(model) for model in allowed]}")
     for name in store.names():
@@ -254,9 +249,7 @@ def sizes(model: Model) -> dict[str, int]:
     return {name: len(points) for name, points in model.items()}
 
 
-def replay(
-    recording: Recording, folder: Path, *, count: int, first_only: bool = False
-) -> tuple[int, list[str]]:
+def replay(recording: Recording, folder: Path, *, count: int, first_only: bool = False) -> tuple[int, list[str]]:
     """Check sampled crashes; return how many different disks were opened, and what was wrong."""
     rng = np.random.default_rng(SEED)
     opened, problems = 0, []

@@ -115,13 +115,9 @@ def test_the_documented_readers_read(folder):
         exec(point_reader, scope)
         points = scope["points"]
         scope["found"].connection.close()
-        assert {i: data for i, (_, data) in points.items()} == {
-            maker.ids()[i]: maker.payload(i) for i in LEFT
-        }
+        assert {i: data for i, (_, data) in points.items()} == {maker.ids()[i]: maker.payload(i) for i in LEFT}
         db = sqlite3.connect(path)
-        file, first_row, rows = db.execute(
-            "SELECT name, first_row, rows FROM files ORDER BY first_row"
-        ).fetchall()[-1]
+        file, first_row, rows = db.execute("SELECT name, first_row, rows FROM files ORDER BY first_row").fetchall()[-1]
         db.close()
         scope = {"path": path.parent / "vectors" / file, "rows": rows}
         exec(vector_reader, scope)

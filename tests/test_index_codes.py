@@ -118,9 +118,7 @@ def test_selector_is_honoured(share, k):
 
 def test_nothing_allowed_gives_nothing():
     _, packed = random_codes(70, 32)
-    positions, scores = CodeIndex(packed, whole(70)).scan(
-        query_of(32), 5, codes.pack_bits(np.zeros(70, bool))
-    )
+    positions, scores = CodeIndex(packed, whole(70)).scan(query_of(32), 5, codes.pack_bits(np.zeros(70, bool)))
     assert len(positions) == len(scores) == 0
 
 

@@ -17,6 +17,7 @@ from tests.index_fakes import batch_of, config, fill, open_store
 
 D = 16
 
+
 @pytest.fixture
 def store(tmp_path):
     opened = open_store(tmp_path, exact_below=0, file_bytes=40 * D * 4)
@@ -36,7 +37,7 @@ def ids(collection):
 
 
 def fail(monkeypatch, target, name, error):
-    def raiser(*args, **kwargs):
+    def raiser(*_args, **_kwargs):
         raise error
 
     monkeypatch.setattr(target, name, raiser)

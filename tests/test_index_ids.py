@@ -16,9 +16,7 @@ from index.ids import MAX_INTEGER, from_key, order_key, parse_id, parse_ids, to_
 CANONICAL = "936da01f-9abd-4d9d-80c7-02af85c822a8"
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
-integers = st.one_of(
-    st.integers(0, MAX_INTEGER), st.sampled_from([0, 1, 2**63 - 1, 2**63, 2**63 + 1, MAX_INTEGER])
-)
+integers = st.one_of(st.integers(0, MAX_INTEGER), st.sampled_from([0, 1, 2**63 - 1, 2**63, 2**63 + 1, MAX_INTEGER]))
 point_ids = st.one_of(integers, texts, st.uuids().map(str)).map(parse_id)
 
 
@@ -142,9 +140,7 @@ def test_sqlite_sorts_keys_as_python_sorts_ids(ids):
     database.executemany("INSERT INTO points VALUES (?)", [(to_key(point_id),) for point_id in ids])
     found = [from_key(key) for (key,) in database.execute("SELECT id FROM points ORDER BY id")]
     for after in ids[:3]:
-        rest = database.execute(
-            "SELECT id FROM points WHERE id >= ? ORDER BY id", (to_key(after),)
-        ).fetchall()
+        rest = database.execute("SELECT id FROM points WHERE id >= ? ORDER BY id", (to_key(after),)).fetchall()
         assert [from_key(key) for (key,) in rest] == [i for i in found if order_key(i) >= order_key(after)]
     database.close()
 

@@ -37,9 +37,7 @@ def has(number):
 class Machine(RuleBasedStateMachine):
     """`points` is the model: id -> (vector, payload, text)."""
 
-    @initialize(
-        distance=st.sampled_from(["Cosine", "Dot", "Euclid"]), read_allowed=st.sampled_from([0, 1000])
-    )
+    @initialize(distance=st.sampled_from(["Cosine", "Dot", "Euclid"]), read_allowed=st.sampled_from([0, 1000]))
     def start(self, distance, read_allowed):
         self.folder = Path(tempfile.mkdtemp())
         self.read_allowed = search.READ_ALLOWED
@@ -50,9 +48,7 @@ class Machine(RuleBasedStateMachine):
         self.store.create("c", config(distance, dimension=D))
 
     def open(self):
-        self.store = open_store(
-            self.folder, first_fit=12, tail_rows=6, save_rows=8, fan_out=3, file_bytes=9 * D * 4
-        )
+        self.store = open_store(self.folder, first_fit=12, tail_rows=6, save_rows=8, fan_out=3, file_bytes=9 * D * 4)
 
     @property
     def collection(self):

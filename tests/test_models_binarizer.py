@@ -81,9 +81,7 @@ def test_transform_is_centred_and_queries_are_not():
     vectors = gaussian(5, 24, seed=3)
     rotation = matrix_of(binarizer)
     np.testing.assert_allclose(binarizer.mean, gaussian(200, 24).mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(
-        binarizer.transform(vectors), (vectors - binarizer.mean) @ rotation.T, atol=1e-5
-    )
+    np.testing.assert_allclose(binarizer.transform(vectors), (vectors - binarizer.mean) @ rotation.T, atol=1e-5)
     np.testing.assert_allclose(binarizer.queries(vectors), vectors @ rotation.T, atol=1e-5)
 
 
@@ -142,9 +140,7 @@ def test_one_vector_and_constant_dimensions():
     assert correction_factors(binarizer.transform(one)).tolist() == [0.0]
     constant = gaussian(50, 16)
     constant[:, 3] = 2.5
-    assert np.isfinite(
-        TrainingFreeFactory(dimensions=8, rotation="pca").fit(constant, 0).transform(constant)
-    ).all()
+    assert np.isfinite(TrainingFreeFactory(dimensions=8, rotation="pca").fit(constant, 0).transform(constant)).all()
 
 
 @pytest.mark.parametrize("rotation", ["random", "pca"])
@@ -216,9 +212,7 @@ def test_same_seed_same_bytes_in_another_process():
         "v = np.arange(60, dtype=np.float32).reshape(5, 12) % 7;"
         "print(hashlib.sha256(TrainingFreeFactory().fit(v, 3).to_bytes()).hexdigest())"
     )
-    outputs = {
-        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout for _ in "ab"
-    }
+    outputs = {subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout for _ in "ab"}
     assert len(outputs) == 1
 
 

@@ -133,9 +133,7 @@ def test_hub_is_asked_for_no_pickles_and_no_code(monkeypatch, tmp_path):
             fnmatch(name, pattern) for pattern in asked["ignore_patterns"]
         )
 
-    assert all(
-        map(wanted, ["model.safetensors", "1_Pooling/config.json", "vocab.txt", "2_Dense/model.safetensors"])
-    )
+    assert all(map(wanted, ["model.safetensors", "1_Pooling/config.json", "vocab.txt", "2_Dense/model.safetensors"]))
     unwanted = [
         "pytorch_model.bin",
         "modeling.py",

@@ -77,7 +77,10 @@ def test_python_example_runs(real_server, capsys):
 def test_commands_of_the_command_line_exist():
     for command in set(re.findall(r"`bitfold\s+(\w+)", TEXT)):
         done = subprocess.run(
-            [sys.executable, "-m", "service.cli", command, "--help"], capture_output=True, text=True, check=False,
+            [sys.executable, "-m", "service.cli", command, "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
             cwd=ROOT,
         )
         assert done.returncode == 0, done.stderr

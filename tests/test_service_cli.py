@@ -163,9 +163,7 @@ def bitfold(stub, monkeypatch, capsys):
 
 
 def write(path, count, **fields):
-    path.write_bytes(
-        b"".join(orjson.dumps({"id": i, "text": f"t{i}", **fields}) + b"\n" for i in range(count))
-    )
+    path.write_bytes(b"".join(orjson.dumps({"id": i, "text": f"t{i}", **fields}) + b"\n" for i in range(count)))
     return path
 
 
@@ -298,9 +296,7 @@ def test_missing_file_and_unknown_format(bitfold, stub, tmp_path):
 
 def test_search_prints_points(bitfold, stub):
     stub.collections["c"] = {}
-    status, out, _ = bitfold(
-        "search", "some words", "-c", "c", "-n", "3", "--filter", '{"must": []}', "--codes"
-    )
+    status, out, _ = bitfold("search", "some words", "-c", "c", "-n", "3", "--filter", '{"must": []}', "--codes")
     assert status == 0
     assert out.splitlines() == ["0.5000  5  a long text", '        {"topic":"x"}']
     assert stub.searches == [
@@ -480,9 +476,7 @@ def test_verify_tells_good_from_bad(bitfold, tmp_path):
     collection = store.create("c", CollectionConfig(2, "Dot"))
     vectors = np.array([[1, 2], [3, 4]], np.float32)
     hashes = [content_hash(vector.tobytes()) for vector in vectors]
-    collection.upsert(
-        Batch(ids=[1, 2], vectors=vectors, payloads=[b"{}"] * 2, texts=[None] * 2, hashes=hashes)
-    )
+    collection.upsert(Batch(ids=[1, 2], vectors=vectors, payloads=[b"{}"] * 2, texts=[None] * 2, hashes=hashes))
     store.close()
     status, out, _ = bitfold("verify", tmp_path / "data")
     assert (status, "problems: 0" in out) == (0, True)

@@ -54,9 +54,7 @@ def test_metrics_against_slow_oracles():
     for _ in range(300):
         k = int(rng.integers(1, 12))
         ranked = rng.permutation(20)[: rng.integers(0, 15)].tolist()
-        judged = {
-            int(i): int(g) for i, g in zip(rng.permutation(20)[:8], rng.integers(-1, 4, 8), strict=True)
-        }
+        judged = {int(i): int(g) for i, g in zip(rng.permutation(20)[:8], rng.integers(-1, 4, 8), strict=True)}
         value = ndcg(ranked, judged, k)
         assert value == pytest.approx(slow_ndcg(ranked, judged, k))
         assert 0 <= value <= 1 + 1e-12
@@ -103,9 +101,7 @@ def data_set(tmp_path):
     (tmp_path / "corpus.jsonl").write_text(
         '{"_id": "1", "title": "t", "text": "one"}\n{"_id": "2", "title": "", "text": "two"}\n'
     )
-    (tmp_path / "queries.jsonl").write_text(
-        '{"_id": "q1", "text": "first"}\n\n{"_id": "q9", "text": "other"}\n'
-    )
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "first"}\n\n{"_id": "q9", "text": "other"}\n')
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\t1\t2\nq1\t2\t0\nq7\t1\t0\n")
     return tmp_path
 
@@ -166,7 +162,14 @@ class ScriptedClient:
         assert collection == "c"
         lines = list(lines)
         self.points |= dict.fromkeys(lines)
-        return {"accepted": len(lines), "rejected": 0, "unchanged": 0, "truncated": 1, "errors": []}
+        return {
+            "accepted": len(lines),
+            "rejected": 0,
+            "unchanged": 0,
+            "truncated": 1,
+            "errors": [],
+            "truncated_lines": [],
+        }
 
     def search(self, collection, query, *, limit, params, with_payload, with_text):
         self.asked.append((query, limit, params["exact"]))
@@ -215,12 +218,15 @@ def test_evaluate_refuses_a_corpus_that_does_not_load(data_set):
     def bulk(collection, lines):
         assert collection == "c"
         accepted = len(list(lines)) - 1
-        return {"accepted": accepted, "rejected": 1, "unchanged": 0, "truncated": 0, "errors": [error]}
+        return {
+            "accepted": accepted,
+            "rejected": 1,
+            "unchanged": 0,
+            "truncated": 0,
+            "errors": [error],
+            "truncated_lines": [],
+        }
 
     client.bulk = bulk
-    with pytest.raises(
-        EvaluationError, match=r"corpus\.jsonl:2: the server refused the document: text has 9"
-    ):
-        evaluate(
-            client, data_set, split="test", collection="c", encoder="default", on_progress=lambda *_: None
-        )
+    with pytest.raises(EvaluationError, match=r"corpus\.jsonl:2: the server refused the document: text has 9"):
+        evaluate(client, data_set, split="test", collection="c", encoder="default", on_progress=lambda *_: None)

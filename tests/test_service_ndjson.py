@@ -191,9 +191,7 @@ def test_random_blocks_match_the_oracle(data):
 def slow_split(data, most):
     """Return {number: line} of lines short enough, and the numbers of the others."""
     lines = dict(enumerate(data.split(b"\n"), 1))
-    return {n: x for n, x in lines.items() if x and len(x) <= most}, [
-        n for n, x in lines.items() if len(x) > most
-    ]
+    return {n: x for n, x in lines.items() if x and len(x) <= most}, [n for n, x in lines.items() if len(x) > most]
 
 
 @given(
@@ -255,9 +253,7 @@ def test_parsing_imports_nothing_heavy():
         heavy = {"pydantic", "fastapi", "starlette", "torch", "faiss", "sqlite3", "httpx", "typer", "uvicorn"}
         print(sorted(heavy & set(sys.modules)))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -282,9 +278,7 @@ def same(a, b):
 
 
 def test_pool_returns_what_parse_block_returns(pool):
-    mixed = block(
-        {"id": 1, "text": "a"}, {"id": 2, "vector": [1, 0, 2]}, b"bad", {"id": 3, "vector": [0, 0, 0]}
-    )
+    mixed = block({"id": 1, "text": "a"}, {"id": 2, "vector": [1, 0, 2]}, b"bad", {"id": 3, "vector": [0, 0, 0]})
     for data in (mixed, b"", b"bad\n"):
         same(pool.parse(data, 3, TEXTS), parse_block(data, 3, TEXTS))
     assert pool.parse(mixed, 1, TEXTS).vectors.flags.writeable

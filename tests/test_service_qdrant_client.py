@@ -37,9 +37,7 @@ def filled(client, name):
         name,
         vectors_config=models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE, on_disk=True),
         hnsw_config=models.HnswConfigDiff(m=16),
-        quantization_config=models.BinaryQuantization(
-            binary=models.BinaryQuantizationConfig(always_ram=True)
-        ),
+        quantization_config=models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True)),
         metadata={"owner": "tests"},
     )
     client.upsert(
@@ -50,9 +48,7 @@ def filled(client, name):
         ],
         wait=True,
     )
-    client.upsert(
-        name, points=models.Batch(ids=[2], vectors=[axis(2)], payloads=[{"city": "Oslo", "year": 2020}])
-    )
+    client.upsert(name, points=models.Batch(ids=[2], vectors=[axis(2)], payloads=[{"city": "Oslo", "year": 2020}]))
     return name
 
 
@@ -72,15 +68,11 @@ def test_collections(client, filled):
     assert info.config.params.vectors.size == DIMENSION
     assert info.config.params.vectors.distance == models.Distance.COSINE
     assert info.config.metadata == {"owner": "tests"}
-    assert client.update_collection(
-        filled, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0)
-    )
+    assert client.update_collection(filled, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=0))
     assert client.update_collection(filled, metadata={"more": 1})
     assert client.get_collection(filled).config.metadata == {"owner": "tests", "more": 1}
     with pytest.raises(UnexpectedResponse, match="collection_exists"):
-        client.create_collection(
-            filled, vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT)
-        )
+        client.create_collection(filled, vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT))
     assert client.delete_collection(filled)
     assert not client.collection_exists(filled)
 
@@ -98,9 +90,7 @@ def test_the_map_form_with_the_unnamed_vector(client, name):
 
 def test_payload_indexes(client, filled):
     client.create_payload_index(filled, "city", models.PayloadSchemaType.KEYWORD)
-    client.create_payload_index(
-        filled, "year", models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER)
-    )
+    client.create_payload_index(filled, "year", models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER))
     schema = client.get_collection(filled).payload_schema
     assert {key: value.data_type.value for key, value in schema.items()} == {
         "city": "keyword",
@@ -126,9 +116,7 @@ def test_retrieve_scroll_count(client, filled):
 
 
 def test_query_by_vector_point_and_batch(client, filled):
-    hits = client.query_points(
-        filled, query=axis(0, 3.0), limit=2, with_payload=True, with_vectors=True
-    ).points
+    hits = client.query_points(filled, query=axis(0, 3.0), limit=2, with_payload=True, with_vectors=True).points
     assert (hits[0].id, hits[0].score, hits[0].payload, hits[0].vector) == (
         1, 1.0, {"city": "Oslo", "year": 1990}, axis(0),
     )  # fmt: skip
@@ -139,9 +127,7 @@ def test_query_by_vector_point_and_batch(client, filled):
         must_not=[models.FieldCondition(key="city", match=models.MatchAny(any=["Rome"]))],
     )
     params = models.SearchParams(exact=True, hnsw_ef=128, indexed_only=False)
-    hits = client.query_points(
-        filled, query=axis(0), query_filter=recent, search_params=params, offset=0
-    ).points
+    hits = client.query_points(filled, query=axis(0), query_filter=recent, search_params=params, offset=0).points
     assert [h.id for h in hits] == [2]
     batch = client.query_batch_points(
         filled,
@@ -186,9 +172,7 @@ def test_documents_are_encoded_by_the_server(client, name):
         name,
         [
             models.PointStruct(id=1, vector=models.Document(text="red sun", model="fake"), payload={"n": 1}),
-            models.PointStruct(
-                id=2, vector=models.Document(text="blue moon", model="fake"), payload={"n": 2}
-            ),
+            models.PointStruct(id=2, vector=models.Document(text="blue moon", model="fake"), payload={"n": 2}),
         ],
     )
     hits = client.query_points(name, query=models.Document(text="moon", model="default"), limit=1).points
@@ -205,9 +189,7 @@ def test_errors_reach_the_client_with_their_reason(client, filled):
 
 
 def test_upload_points_in_batches(client, name):
-    client.create_collection(
-        name, vectors_config=models.VectorParams(size=DIMENSION, distance=models.Distance.DOT)
-    )
+    client.create_collection(name, vectors_config=models.VectorParams(size=DIMENSION, distance=models.Distance.DOT))
     points = [models.PointStruct(id=i, vector=axis(i % DIMENSION), payload={"i": i}) for i in range(100)]
     client.upload_points(name, points, batch_size=16, wait=True)
     assert client.count(name, exact=True).count == 100

@@ -50,9 +50,7 @@ def document(server):
 
 # Known before a server runs: building the document does no I/O.
 OPERATIONS = [
-    (path, method)
-    for path, operations in create_app(Settings()).openapi()["paths"].items()
-    for method in operations
+    (path, method) for path, operations in create_app(Settings()).openapi()["paths"].items() for method in operations
 ]
 
 
@@ -89,19 +87,11 @@ def nested(depth):
 
 VALUES = st.one_of(
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
-        lambda children: (
-            st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=4), children, max_size=4)
-        ),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=4), children, max_size=4),
         max_leaves=8,
     ),
-    st.sampled_from(
-        [nested(40), nested(240), nested(900), 2**64, -(2**63) - 1, 1e308, "\0", "x" * 600, {}, []]
-    ),
+    st.sampled_from([nested(40), nested(240), nested(900), 2**64, -(2**63) - 1, 1e308, "\0", "x" * 600, {}, []]),
 )
 POINT = {"id": 1, "vector": [1.0, 2.0], "payload": {"a": {"b": 1}}}
 FILTER = {
@@ -125,9 +115,7 @@ REQUESTS = {
     ("PUT", "/points/payload"): {"payload": {"a": {"b": 2}}, "filter": FILTER},
     ("POST", "/points/payload/delete"): {"keys": ["a.b"], "points": [1]},
     ("POST", "/points/query"): QUERY,
-    ("POST", "/points/query/batch"): {
-        "searches": [QUERY, {"query": {"nearest": 1}}, {"query": {"text": "red"}}]
-    },
+    ("POST", "/points/query/batch"): {"searches": [QUERY, {"query": {"nearest": 1}}, {"query": {"text": "red"}}]},
     ("POST", "/points/scroll"): {"offset": 1, "filter": FILTER, "with_payload": True},
     ("POST", "/points/count"): {"filter": FILTER, "exact": True},
     ("POST", "/search"): QUERY | {"with_text": True},
@@ -137,9 +125,7 @@ REQUESTS = {
 def places(value, path=()):
     """Yield the path of every value inside a JSON value."""
     yield path
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
         yield from places(child, (*path, key))
 
@@ -189,9 +175,7 @@ def test_any_lines_are_no_5xx(server, body):
     assert result["rejected"] == len(result["errors"])
 
 
-@pytest.mark.parametrize(
-    "route", ["/collections/{}", "/collections/{}/exists", "/collections/fuzz/points/{}"]
-)
+@pytest.mark.parametrize("route", ["/collections/{}", "/collections/{}/exists", "/collections/fuzz/points/{}"])
 def test_any_name_in_a_path_is_no_5xx(server, route):
     @given(name=st.text(min_size=1, max_size=20) | st.sampled_from(["..", ".", "%", "\0", "a/b", "é" * 200]))
     @settings(EXAMPLES, max_examples=40)
