@@ -22,8 +22,8 @@ _FIRST_LINES: Final = 512
 _MAX_LINES: Final = 1 << 15
 _MAX_BYTES: Final = 16 << 20
 # Requests between these are short enough to show progress and long enough not to be mostly round trips.
-_SHORT_SECONDS: Final = 1.0
-_LONG_SECONDS: Final = 4.0
+_SHORT_SECONDS: Final = 3.0
+_LONG_SECONDS: Final = 15.0
 _TRIES: Final = 8
 
 
