@@ -14,7 +14,7 @@ import pytest
 from index.errors import DataDirLocked
 from index.maintenance import optimize
 from index.segment import load, save
-from index.vector_file import HEADER_BYTES
+from index.vector_file import HEADER_BYTES, VectorMap
 from index.verify import verify
 from tests.index_fakes import RotationFactory, batch_of, config, fill, open_store, vectors_of
 
@@ -291,3 +291,19 @@ def test_sound_collections_beside_a_damaged_one(data):
     flip(path, path.stat().st_size - 1)
     assert {p.path for p in found(data)} == {str(path)}
     assert verify(data).checked["collections"] == 2
+
+
+def test_row_numbers_are_listed_once_a_file_and_not_once_a_batch(tmp_path, monkeypatch):
+    """Listing them costs a file's length, so once a batch would be quadratic after many small writes."""
+    store = open_store(tmp_path)
+    collection = store.create("c", config("Cosine"))
+    for i in range(40):
+        collection.upsert(batch_of([i], vectors_of(1, i)))
+    store.close()
+    listed = []
+    original = VectorMap.row_numbers
+    monkeypatch.setattr(VectorMap, "row_numbers", lambda mapped: listed.append(mapped) or original(mapped))
+    report = verify(tmp_path)
+    assert report.problems == []
+    assert report.checked["batches"] == 40
+    assert len(listed) == report.checked["vector files"] < 40

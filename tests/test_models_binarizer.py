@@ -279,7 +279,7 @@ def test_vectors_that_nothing_can_be_fitted_on(vectors, match):
 
 def test_wrong_shapes_and_settings():
     with pytest.raises(InvalidVectors, match=r"shape \(2, 7\), not \(n, 8\)"):
-        fitted(8).encode(np.zeros((2, 7), np.float32))[0]
+        fitted(8).encode(np.zeros((2, 7), np.float32))
     with pytest.raises(InvalidVectors, match="cannot keep 9 dimensions"):
         TrainingFreeFactory(dimensions=9).fit(gaussian(5, 8), 0)
     with pytest.raises(ValueError, match="at least 1, not 0"):
