@@ -131,9 +131,9 @@ def test_a_load_that_outlives_the_drain_time_says_what_is_durable(serve, tmp_pat
     answers = []
 
     def body():
-        for i in range(20):
-            yield orjson.dumps({"id": i, "vector": axis(1)}) + b"\n"
-        ended.wait(30)
+        # In one piece: lines that arrive after a block was cut wait for the next ten.
+        yield b"".join(orjson.dumps({"id": i, "vector": axis(1)}) + b"\n" for i in range(20))
+        ended.wait(50)
 
     client = httpx.Client(base_url=server.url, timeout=60)
 
