@@ -260,6 +260,8 @@ def step(collection: Collection, *, idle: bool) -> bool:
             return False
         with collection.committer.lock:
             collection.record.trim_log()
+            if idle:
+                collection.record.release_memory()
         if idle and collection.view.binarizers and collection.view.tail.count >= collection.options.tail_rows / 4:
             collection.seal()
             return True
