@@ -38,6 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 
 _SHOWN_ERRORS = 10
+_TRIM_SECONDS = 15.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,7 +94,7 @@ def serve(
     from service.app import create_app, server_config
     from service.process import allow_open_files, return_memory_early, share_cores
 
-    return_memory_early()
+    return_memory_early(trim_seconds=_TRIM_SECONDS)
     share_cores()
     allow_open_files()
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
