@@ -22,7 +22,7 @@ def return_memory_early(*, trim_seconds: float | None = None) -> None:
     """Make glibc give large blocks back to the system when they are freed; elsewhere do nothing.
 
     With `trim_seconds` a thread also gives back, that often, what lies free between small blocks that are in use:
-    a million loaded vectors left 35 MiB of it.
+    a million loaded vectors left 24 MiB of it.
 
     By default it raises its threshold to the largest block it has seen, after which batches of vectors come from
     heaps that never shrink: 100,000 loaded vectors left 145 MiB behind, with this 47 MiB (docs/log.md).
