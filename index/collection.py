@@ -224,8 +224,7 @@ class Collection:
         if len(alive):
             vectors = tail.vectors[alive]
             if not binarizers:
-                sample = vectors[:: -(-len(alive) // self.options.fit_rows)]
-                fitted = self.factory.fit(np.ascontiguousarray(sample), SEED)
+                fitted = self.fit(view, alive + tail.first_row)
                 binarizers[writer.add_binarizer(len(alive), fitted.to_bytes())] = fitted
             version = max(binarizers)
             span = (tail.first_row, tail.end_row)
