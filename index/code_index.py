@@ -1,4 +1,4 @@
-"""The only module that imports FAISS: an immutable index of 1-bit codes, scanned with a float query.
+"""An immutable index of 1-bit codes in FAISS, scanned with a float query.
 
 FAISS's 4-bit product quantizer with its centroids overwritten by the 16 corners of {-1, +1}^4 scores a float
 query against sign codes exactly (but for the 8-bit rounding of its tables), at about twice the speed of
@@ -21,6 +21,7 @@ BLOCK = 32  # documents a block of the fast-scan layout
 DIMENSIONS_A_NIBBLE = 4
 # Within a block FAISS interleaves documents so that one byte shuffle serves two of them.
 INTERLEAVED = np.array([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15])
+PLACE = np.argsort(INTERLEAVED)  # where each document of half a block lies
 CORNERS = np.array([[1.0 if corner >> bit & 1 else -1.0 for bit in range(4)] for corner in range(16)], dtype=np.float32)
 
 Positions = NDArray[np.int64]
@@ -47,6 +48,17 @@ def to_blocks(codes: Codes) -> NDArray[np.uint8]:
     out[:, :, :16] = (first & 15) | (second << 4)
     out[:, :, 16:] = (first >> 4) | (second & 0xF0)
     return out.reshape(-1)
+
+
+def from_blocks(blocks: NDArray[np.uint8], code_bytes: int, offsets: Positions) -> Codes:
+    """Return the `(k, m / 8)` codes that `to_blocks` laid out at some offsets of its input."""
+    block, slot = np.divmod(offsets, BLOCK)
+    first = block * (code_bytes * BLOCK) + PLACE[slot % 16]
+    at = first[:, None] + np.arange(code_bytes) * BLOCK
+    shift = (slot // 16 * 4).astype(np.uint8)[:, None]  # of two documents that share a byte, the second lies higher
+    codes: Codes = (blocks.take(at) >> shift) & 15
+    codes |= ((blocks.take(at + 16) >> shift) & 15) << 4
+    return codes
 
 
 class CodeIndex:
@@ -80,6 +92,23 @@ class CodeIndex:
     def bands(self) -> int:
         """The number of inverted lists."""
         return len(self._lists)
+
+    def codes_at(self, positions: Positions) -> Codes:
+        """Read `(k, m / 8)` codes back from the blocks."""
+        codes = np.empty((len(positions), self.code_bytes), dtype=np.uint8)
+        for band in range(self.bands):
+            size = self._invlists.list_size(band)
+            if not size:
+                continue
+            blocks = faiss.rev_swig_ptr(self._invlists.get_codes(band), -(-size // BLOCK) * BLOCK * self.code_bytes)
+            if self.bands == 1:
+                return from_blocks(blocks, self.code_bytes, positions)
+            ids = faiss.rev_swig_ptr(self._invlists.get_ids(band), size)
+            # Ascending in every band; a position outside of this one lands on an id that is not its own.
+            offsets = np.minimum(np.searchsorted(ids, positions), size - 1)
+            mine = ids[offsets] == positions
+            codes[mine] = from_blocks(blocks, self.code_bytes, offsets[mine])
+        return codes
 
     def scan(self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None) -> tuple[Positions, Float32s]:
         """Return positions and scores of the best `candidates` documents of every band.

@@ -22,18 +22,22 @@ from index import durable
 from index.appender import VectorAppender
 from index.binarizer import Binarizer, BinarizerFactory
 from index.commit import Change, Committer
-from index.errors import DiskFull, ReadOnlyCollection
+from index.errors import DiskFull, InvalidInput, ReadOnlyCollection, VectorsDropped
+from index.exact import search_exact
+from index.fetching import CHECK_EVERY, hits_at, matching, points_at
 from index.filters import Filter
+from index.funnel import search_codes
 from index.ids import PointId
-from index.opening import map_file, open_view
+from index.info import describe
+from index.opening import open_view
 from index.options import StoreOptions
 from index.payload import PayloadEdit
 from index.points import (
+    BITS,
     Batch,
     CollectionConfig,
     CollectionInfo,
     Float32s,
-    Hit,
     Point,
     Rows,
     SearchParams,
@@ -41,35 +45,17 @@ from index.points import (
     Stored,
     prepare_vectors,
 )
+from index.ranking import Clock, Ranking, check_deadline
 from index.record import FileEntry, Reader, Record, Writer
-from index.search import Clock, Ranking, check_deadline, search_codes, search_exact
-from index.segment import Segment, encode_rows
-from index.view import Tail, View
+from index.sealing import sealed
+from index.view import View
 
 T = TypeVar("T")
 
 SEED = 0
 SNAPSHOT_SECONDS = 10.0
+CODES_ONLY_FILE_BYTES = 16 * 1024 * 1024  # the newest vector file stays: let that be little
 EDIT_ROWS = 10_000  # payloads held at once while a filter's points are edited
-CHECK_EVERY = 1024  # rows between two looks at the clock
-
-
-def matching(reader: Reader, condition: Filter, deadline: float | None) -> Rows:
-    """Return the rows, ascending, of the points that fulfil a filter."""
-    only = condition.only_ids()
-    if only is not None:
-        stored = reader.stored(list(only))
-        found = [s.row for i, s in stored.items() if condition.matches(i, orjson.loads(s.payload))]
-        return np.array(sorted(found), dtype=np.int64)
-    if condition == Filter():
-        return reader.rows()
-    rows = []
-    for number, (row, point_id, payload) in enumerate(reader.scan_rows(payload=condition.needs_payload)):
-        if number % CHECK_EVERY == 0:
-            check_deadline(deadline)
-        if condition.matches(point_id, orjson.loads(payload) if condition.needs_payload else {}):
-            rows.append(row)
-    return np.array(rows, dtype=np.int64)
 
 
 class Collection:
@@ -87,7 +73,9 @@ class Collection:
         self.upkeep = threading.Lock()  # held by the one who merges or compacts
         try:
             files = self._open(options)
-            self._appender = VectorAppender(folder / "vectors", self.config, files, options.file_bytes)
+            most = options.file_bytes if self.config.store_vectors else CODES_ONLY_FILE_BYTES
+            file_bytes = min(options.file_bytes, most)
+            self._appender = VectorAppender(folder / "vectors", self.config, files, file_bytes)
         except BaseException:
             self.record.close()
             raise
@@ -100,7 +88,8 @@ class Collection:
             self.config = reader.config()
             self.options = options = options.for_dimension(self.config.dimension)
             files = reader.files()
-            (folder / "codes").mkdir(exist_ok=True)
+            durable.make_folder(folder / "codes")
+            self.loss = reader.loss()
             self._view = open_view(
                 folder,
                 reader,
@@ -127,7 +116,7 @@ class Collection:
         if not len(batch):
             return
         prepared = replace(batch, vectors=prepare_vectors(batch.vectors, self.config))
-        distinct = _last_of_each_id(prepared)
+        distinct = prepared.last_of_each_id()
         self._run(lambda change: change.put(distinct))
 
     def delete(self, ids: Sequence[PointId]) -> int:
@@ -210,34 +199,45 @@ class Collection:
         return show
 
     def _sealed(self, view: View, writer: Writer) -> View:
-        """Return the view with its tail turned into a segment."""
-        tail, files = view.tail, writer.files()
-        known = {mapped.path.name: mapped for mapped in view.maps}
-        maps = []
-        for entry in files:
-            mapped = known.get(entry.name)
-            fresh = mapped is not None and len(mapped) == entry.rows
-            maps.append(mapped if mapped and fresh else map_file(self.folder / "vectors", entry, self.config))
-        alive = np.flatnonzero(tail.alive)
-        binarizers = dict(view.binarizers)
-        segments = view.segments
-        if len(alive):
-            vectors = tail.vectors[alive]
-            if not binarizers:
-                fitted = self.fit(view, alive + tail.first_row)
-                binarizers[writer.add_binarizer(len(alive), fitted.to_bytes())] = fitted
-            version = max(binarizers)
-            span = (tail.first_row, tail.end_row)
-            pieces = [(alive + tail.first_row, vectors)]
-            data = encode_rows(pieces, span, version, binarizers[version], self.config.distance)
-            segments = (*segments, Segment.build(data, self.config.distance))
-        empty = Tail.empty(tail.end_row, self.config.dimension)
-        return replace(view, maps=tuple(maps), segments=segments, tail=empty, binarizers=binarizers)
+        return sealed(view, writer, self.folder, self.config, self.fit)
 
     def fit(self, view: View, rows: Rows) -> Binarizer:
         """Fit a binarizer to an even sample of a view's rows."""
         sample = rows[:: -(-len(rows) // self.options.fit_rows)]
-        return self.factory.fit(view.read(sample), SEED)
+        config = self.config
+        return self.factory.fit(view.read(sample), SEED, bits=config.bits, dimensions=config.code_dimension)
+
+    def adopt(self, binarizer: Binarizer) -> int:
+        """Code new rows with a binarizer from now on; durable when this returns. Returns its version.
+
+        Codes that are there stay as they are until they merge or `maintenance.upgrade` makes them again; they are
+        searched through their own binarizers. The newest binarizer, brought in again, keeps its version.
+        Raises InvalidInput when it is not for this collection's vectors.
+        """
+        if binarizer.dimension != self.config.dimension:
+            raise InvalidInput(
+                f"the binarizer is for vectors of dimension {binarizer.dimension}, the collection's have "
+                f"{self.config.dimension}",
+                param="binarizer",
+                hint="train one on vectors of this collection's space",
+            )
+        if binarizer.bits not in BITS:
+            raise InvalidInput(f"{binarizer.bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
+        data = binarizer.to_bytes()
+        version = 0
+
+        def work(writer: Writer) -> Callable[[], None]:
+            nonlocal version
+            view = self._view
+            version = max(view.binarizers, default=0)
+            if not version or view.binarizers[version].identity != binarizer.identity:
+                version = writer.add_binarizer(view.points, data)
+            # What the next start will load is used from the beginning.
+            binarizers = {**view.binarizers, version: self.factory.load(data)}
+            return partial(self.show, replace(view, seq=view.seq + 1, binarizers=binarizers))
+
+        self._committer.exclusive(work)
+        return version
 
     def _fit_alone(self, view: View) -> tuple[int, Binarizer]:
         """Fit a binarizer to a view whose binarizers are lost."""
@@ -278,7 +278,7 @@ class Collection:
             found = reader.stored(ids)
             chosen = [(point_id, found[point_id]) for point_id in dict.fromkeys(ids) if point_id in found]
             rows = [(stored.row, point_id, stored.payload) for point_id, stored in chosen]
-            return _points(view, reader, rows, with_vector=with_vector, with_text=with_text)
+            return points_at(view, reader, rows, with_vector=with_vector, with_text=with_text)
 
     def scroll(
         self,
@@ -303,8 +303,26 @@ class Collection:
                     following = point_id
                     break
                 chosen.append((row, point_id, payload))
-            points = _points(view, reader, chosen, with_vector=with_vector, with_text=with_text)
+            points = points_at(view, reader, chosen, with_vector=with_vector, with_text=with_text)
         return points, following
+
+    def sample(self, n: int, seed: int) -> tuple[Rows, Float32s]:
+        """Draw up to n points evenly; return their rows, ascending, and `(n, d)` float32 vectors as stored.
+
+        Points whose vectors are dropped are passed over; raises VectorsDropped when there are no others.
+        """
+        view = self._view
+        rows = view.alive_rows()
+        stored = view.readable(rows)
+        if len(rows) and not stored.any():
+            raise VectorsDropped(
+                f"the collection keeps codes only: the full-precision vectors of all {len(rows)} points are gone",
+                hint="use vectors from where they came from",
+            )
+        rows = rows[stored]
+        if len(rows) > n:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
+        return rows, view.read(rows)
 
     def count(self, filter: Filter | None = None, deadline: float | None = None) -> int:
         """Return the number of points, of those that fulfil a filter if one is given."""
@@ -337,6 +355,12 @@ class Collection:
         """
         params = params or SearchParams()
         prepared = prepare_vectors(queries, self.config)
+        if params.bits is not None and params.bits > self.bits:
+            raise InvalidInput(
+                f"bits {params.bits} were asked for, this collection stores {self.bits}",
+                param="params.bits",
+                hint=f"use 1 to {self.bits}",
+            )
         if params.exact is False and not self._view.segments:
             # Without room to write the tail stays as it is and is scored exactly.
             with suppress(DiskFull, ReadOnlyCollection):
@@ -352,7 +376,7 @@ class Collection:
                     ranking.stages.filtered_to = len(allowed)
                     ranking.stages.milliseconds["filter"] = round(filtering, 4)
                 with Clock(ranking.stages, deadline).stage("fetch"):
-                    hits = _hits(view, reader, ranking, with_payload, with_text, with_vector)
+                    hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)
                 results.append(SearchResult(hits=hits, stages=ranking.stages))
             return results
 
@@ -366,10 +390,14 @@ class Collection:
         deadline: float | None,
     ) -> Ranking:
         distance = self.config.distance
-        exact = view.points <= self.options.exact_below if params.exact is None else params.exact
+        exact = params.exact
+        if exact is None:
+            exact = view.points <= self.options.exact_below and not view.named
         if exact:
+            if view.named:
+                view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
             return search_exact(view, query, k, distance, allowed, deadline)
-        return search_codes(view, query, k, distance, allowed, params.candidates, params.rerank, deadline)
+        return search_codes(view, query, k, distance, allowed, params, deadline)
 
     # Upkeep
 
@@ -377,6 +405,12 @@ class Collection:
     def view(self) -> View:
         """The picture of the last commit."""
         return self._view
+
+    @property
+    def bits(self) -> int:
+        """The planes of new codes."""
+        newest = self._view.newest
+        return newest.bits if newest else self.config.bits
 
     @property
     def committer(self) -> Committer:
@@ -389,20 +423,7 @@ class Collection:
 
     def info(self) -> CollectionInfo:
         """Return counts and sizes."""
-        view = self._view
-        coded = sum(segment.count for segment in view.segments)
-        code_bytes = sum(segment.bytes_per_point * segment.count for segment in view.segments)
-        return CollectionInfo(
-            points=view.points,
-            indexed=coded,
-            segments=len(view.segments),
-            rows=view.tail.end_row,
-            code_bytes_per_point=code_bytes / coded if coded else 0.0,
-            vector_bytes=_folder_bytes(self.folder / "vectors"),
-            record_bytes=self.record.bytes_on_disk(),
-            code_file_bytes=_folder_bytes(self.folder / "codes"),
-            read_only=self._committer.read_only,
-        )
+        return describe(self._view, self.config, self.record, read_only=self._committer.read_only, loss=self.loss)
 
     def close(self) -> None:
         """Wait for upkeep and commits under way, close the files. Whoever still reads keeps what it has."""
@@ -412,59 +433,5 @@ class Collection:
             self.record.close()
 
 
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # upkeep replaces files meanwhile
-            total += path.stat().st_size
-    return total
-
-
-def _last_of_each_id(batch: Batch) -> Batch:
-    last = {point_id: position for position, point_id in enumerate(batch.ids)}
-    if len(last) == len(batch):
-        return batch
-    keep = sorted(last.values())
-    return Batch(
-        ids=[batch.ids[i] for i in keep],
-        vectors=batch.vectors[keep],
-        payloads=[batch.payloads[i] for i in keep],
-        texts=[batch.texts[i] for i in keep],
-        hashes=[batch.hashes[i] for i in keep],
-    )
-
-
 def _edited(edit: PayloadEdit, payload: bytes | None) -> bytes:
     return orjson.dumps(edit.apply(orjson.loads(payload or b"{}")))
-
-
-def _vectors_of(view: View, rows: Sequence[int]) -> dict[int, Float32s]:
-    ordered = np.array(sorted(rows), dtype=np.int64)
-    return dict(zip(ordered.tolist(), view.read(ordered), strict=True))
-
-
-def _points(
-    view: View,
-    reader: Reader,
-    chosen: Sequence[tuple[int, PointId, bytes]],
-    *,
-    with_vector: bool,
-    with_text: bool,
-) -> list[Point]:
-    rows = [row for row, _, _ in chosen]
-    vectors = _vectors_of(view, rows) if with_vector else {}
-    texts = reader.texts_of(rows) if with_text else {}
-    return [Point(point_id, payload, texts.get(row), vectors.get(row)) for row, point_id, payload in chosen]
-
-
-def _hits(
-    view: View, reader: Reader, ranking: Ranking, with_payload: bool, with_text: bool, with_vector: bool
-) -> list[Hit]:
-    rows = ranking.rows.tolist()
-    points = reader.points_of(rows, payload=with_payload)
-    texts = reader.texts_of(rows) if with_text else {}
-    vectors = _vectors_of(view, rows) if with_vector else {}
-    return [
-        Hit(points[row][0], score, points[row][1], texts.get(row), vectors.get(row))
-        for row, score in zip(rows, ranking.scores.tolist(), strict=True)
-    ]

@@ -39,6 +39,10 @@ class InvalidFilter(InvalidInput):
     """A filter that cannot be read; `param` names the node."""
 
 
+class VectorsDropped(InvalidInput):
+    """Full-precision vectors were asked for that a collection of codes only no longer has."""
+
+
 class InvalidName(InvalidInput):
     """A collection name that cannot be a directory name."""
 

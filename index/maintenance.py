@@ -1,36 +1,29 @@
-"""Work that makes searching cheaper and gives disk space back, beside reading and writing.
+"""Decides what upkeep a collection needs, and does it beside reading and writing.
 
-Segments of codes merge by size class, so that a query visits few; vector files that hold mostly dead rows are
-rewritten without them. Both build the new thing beside the old one, then swap it into the view under the
-committer's lock, applying the deletes made meanwhile.
+Segments of codes merge by size class, so that a query visits few (`index/merging.py`); vector files that hold mostly
+dead rows are rewritten without them (`index/compaction.py`). Where codes are all that is to be kept, vector files are
+dropped once they are coded (`index/dropping.py`).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from index.appender import file_name
 from index.collection import Collection
+from index.compaction import compact, compaction_candidates
+from index.dropping import drop_vectors
 from index.errors import DiskFull
-from index.opening import map_file
-from index.points import Float32s, Rows
-from index.record import FileEntry, Writer
-from index.segment import Segment, SegmentData, codes_name, encode_rows, save, span_of
-from index.vector_file import Layout, VectorMap, chunk_rows, write_with_holes
-from index.view import View
+from index.merging import alive_rows, merge
+from index.segment import Segment
+from index.versions import upgrade as upgrade
+from index.versions import version_for
 
 log = logging.getLogger(__name__)
 
-REFIT_GROWTH = 4  # a merge this many times larger than what the binarizer was fitted to fits a new one
 RETRY_SECONDS = 10.0
 
 
@@ -49,11 +42,26 @@ def merge_candidates(collection: Collection, *, idle: bool) -> tuple[Segment, ..
     Under load only runs of `fan_out` segments of one class merge: each row is coded again once a class. In a
     quiet time whatever is left over merges too, unless one segment holds most rows already.
     """
-    options = collection.options
-    segments = collection.view.segments
-    for segment in segments:
+    for segment in collection.view.segments:
         if segment.count < len(segment) / 2:
             return (segment,)
+    runs = (_of_a_run(run, collection, idle=idle) for run in mergeable_runs(collection))
+    return next((chosen for chosen in runs if chosen), ())
+
+
+def mergeable_runs(collection: Collection) -> list[tuple[Segment, ...]]:
+    """Return the runs of neighbouring segments that may become one: all, or those of one binarizer's version.
+
+    Without vectors nothing can be coded again.
+    """
+    segments = collection.view.segments
+    if collection.config.store_vectors:
+        return [segments]
+    return [tuple(run) for _, run in itertools.groupby(segments, key=lambda segment: segment.binarizer)]
+
+
+def _of_a_run(segments: tuple[Segment, ...], collection: Collection, *, idle: bool) -> tuple[Segment, ...]:
+    options = collection.options
     start = 0
     while start < len(segments):
         end = start + 1
@@ -74,183 +82,14 @@ def merge_candidates(collection: Collection, *, idle: bool) -> tuple[Segment, ..
     return ()
 
 
-def merge(collection: Collection, old: Sequence[Segment]) -> None:
-    """Replace neighbouring segments by one over the same rows, coded by the newest binarizer."""
-    view = collection.view
-    span = (old[0].first_row, old[-1].end_row)
-    alive = _alive_rows(old)
-    version, view = _binarizer_for(collection, view, alive)
-    pieces = _filtered(view.pieces(*span), alive)
-    data = encode_rows(pieces, span, version, view.binarizers[version], collection.config.distance)
-    merged = Segment.build(data, collection.config.distance) if len(data.codes) else None
-    path = collection.folder / "codes" / codes_name(span, version)
-    if merged is not None and len(data.codes) >= collection.options.save_rows:
-        _save_if_room(path, data)
-    with collection.committer.lock:
-        now = collection.view
-        replaced = [s for s in now.segments if span[0] <= s.first_row and s.end_row <= span[1]]
-        others = [s for s in now.segments if s.end_row <= span[0] or s.first_row >= span[1]]
-        if merged is not None:
-            died = np.setdiff1d(alive, _alive_rows(replaced), assume_unique=True)
-            others.append(merged.without(died))
-        segments = tuple(sorted(others, key=lambda segment: segment.first_row))
-        collection.show(replace(now, segments=segments))
-    _remove_superseded(collection, span, path.name)
+def merge_segments(collection: Collection, segments: Sequence[Segment]) -> None:
+    """Replace neighbouring segments by one, coded by the binarizer that the collection should have by now.
 
-
-def _save_if_room(path: Path, data: SegmentData) -> None:
-    """Save codes; on a full disk go on without: they are derived, and the next close tries again."""
-    try:
-        save(path, data)
-    except DiskFull as error:
-        log.warning("codes are not saved, the next start makes them again: %s", error)
-
-
-def _alive_rows(segments: Iterable[Segment]) -> Rows:
-    parts = [segment.alive_rows() for segment in segments]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def _filtered(pieces: Iterable[tuple[Rows, Float32s]], alive: Rows) -> Iterator[tuple[Rows, Float32s]]:
-    for rows, vectors in pieces:
-        keep = _contained(rows, alive)
-        yield (rows, vectors) if keep.all() else (rows[keep], vectors[keep])
-
-
-def _contained(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
-    """Return which rows are in an ascending list."""
-    if not len(ascending):
-        return np.zeros(len(rows), dtype=np.bool_)
-    at = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
-    return np.asarray(ascending[at] == rows)
-
-
-def _binarizer_for(collection: Collection, view: View, alive: Rows) -> tuple[int, View]:
-    """Return the newest binarizer's version, fitting a new one when the collection has outgrown it."""
-    version = max(view.binarizers)
-    with collection.record.snapshot() as reader:
-        fitted_on = {number: rows for number, rows, *_ in reader.binarizers()}
-    if len(alive) < REFIT_GROWTH * fitted_on.get(version, 0):
-        return version, view
-    binarizer = collection.fit(view, alive)
-
-    def work(writer: Writer) -> Callable[[], None]:
-        nonlocal version
-        now = collection.view
-        version = writer.add_binarizer(len(alive), binarizer.to_bytes())
-        kept = {segment.binarizer: now.binarizers[segment.binarizer] for segment in now.segments}
-        writer.drop_binarizers({*kept, version})
-        changed = replace(now, seq=now.seq + 1, binarizers={**kept, version: binarizer})
-        return partial(collection.show, changed)
-
-    collection.committer.exclusive(work)
-    return version, replace(view, binarizers={**view.binarizers, version: binarizer})
-
-
-def _remove_superseded(collection: Collection, span: tuple[int, int], keep: str) -> None:
-    for path in (collection.folder / "codes").glob("*.codes"):
-        first, end = span_of(path)
-        if path.name != keep and first >= span[0] and end <= span[1]:
-            path.unlink(missing_ok=True)
-
-
-def save_all(collection: Collection) -> None:
-    """Save the codes of segments that have no file, so that the next start need not make them again."""
-    view = collection.view
-    folder = collection.folder / "codes"
-    for segment in view.segments:
-        span = (segment.first_row, segment.end_row)
-        path = folder / codes_name(span, segment.binarizer)
-        if path.exists():
-            continue
-        pieces = _filtered(view.pieces(*span), _alive_rows([segment]))
-        binarizer = view.binarizers[segment.binarizer]
-        save(path, encode_rows(pieces, span, segment.binarizer, binarizer, collection.config.distance))
-
-
-def compaction_candidates(collection: Collection, dead_share: float) -> list[VectorMap]:
-    """Return neighbouring full vector files to rewrite as one without dead rows, none if all is well."""
-    view = collection.view
-    maps = view.maps[:-1]  # the newest file is still appended to
-    if sum(map(len, view.maps)) <= sum(segment.count for segment in view.segments):
-        return []  # the usual case: nothing was deleted
-    rows = view.alive_rows()
-    capacity = max((len(mapped) for mapped in maps), default=0)
-    chosen: list[VectorMap] = []
-    kept_rows = 0
-    for mapped in maps:
-        low, high = np.searchsorted(rows, [mapped.first_row, mapped.end_row])
-        alive = int(high - low)
-        worth = alive < len(mapped) and len(mapped) - alive >= len(mapped) * dead_share
-        fits = kept_rows + alive <= capacity
-        if chosen and not (worth and fits):
-            break
-        if worth:
-            chosen.append(mapped)
-            kept_rows += alive
-    return chosen
-
-
-def compact(collection: Collection, old: Sequence[VectorMap]) -> None:
-    """Rewrite neighbouring vector files as one file of the rows that still count."""
-    folder = collection.folder / "vectors"
-    view = collection.view
-    first, end = old[0].first_row, old[-1].end_row
-    rows = view.alive_rows()
-    rows = rows[(rows >= first) & (rows < end)]
-    with collection.record.snapshot() as reader:
-        entries = [e for e in reader.files() if e.name in {mapped.path.name for mapped in old}]
-    new: FileEntry | None = None
-    checksums: list[tuple[int, int, int]] = []
-    if len(rows):
-        new = FileEntry(file_name(first, f"-{view.seq}"), first, entries[-1].end_row, len(rows))
-        size = chunk_rows(collection.config.dimension)
-        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
-        layout = Layout(
-            dimension=collection.config.dimension,
-            value_bytes=old[0].layout.value_bytes,
-            first_row=first,
-            table=len(rows),
-        )
-        stored = (_as_stored(view.read(piece), old[0]) for piece in pieces)
-        crcs = write_with_holes(folder / new.name, layout, rows, stored)
-        checksums = [(i * size, len(piece), crc) for i, (piece, crc) in enumerate(zip(pieces, crcs, strict=True))]
-    _swap_files(collection, entries, new, checksums, rows)
-
-
-def _as_stored(vectors: Float32s, like: VectorMap) -> NDArray[np.floating]:
-    return vectors.astype(like.vectors.dtype, copy=False)
-
-
-def _swap_files(
-    collection: Collection,
-    old: Sequence[FileEntry],
-    new: FileEntry | None,
-    checksums: Sequence[tuple[int, int, int]],
-    rows: Rows,
-) -> None:
-    folder = collection.folder / "vectors"
-    names = {entry.name for entry in old}
-    fresh = [map_file(folder, new, collection.config)] if new is not None else []
-
-    def work(writer: Writer) -> Callable[[], None]:
-        dead = writer.tombstones()
-        dead = dead[(dead >= old[0].first_row) & (dead < old[-1].end_row)]
-        dropped = np.setdiff1d(dead, rows, assume_unique=True).tolist()
-        writer.swap_files(old, new, checksums, dropped)
-        now = collection.view
-        maps = [*(mapped for mapped in now.maps if mapped.path.name not in names), *fresh]
-        ordered = tuple(sorted(maps, key=lambda mapped: mapped.first_row))
-        return partial(collection.show, replace(now, seq=now.seq + 1, maps=ordered))
-
-    try:
-        collection.committer.exclusive(work)
-    except DiskFull:
-        for mapped in fresh:
-            mapped.path.unlink(missing_ok=True)
-        raise
-    for entry in old:
-        (folder / entry.name).unlink()
+    Codes that are truth keep the binarizer that they have.
+    """
+    keep = any(segment.first_row in collection.view.named for segment in segments)
+    version = segments[0].binarizer if keep else version_for(collection, alive_rows(segments))
+    merge(collection, segments, version)
 
 
 def step(collection: Collection, *, idle: bool) -> bool:
@@ -267,7 +106,9 @@ def step(collection: Collection, *, idle: bool) -> bool:
             return True
         segments = merge_candidates(collection, idle=idle)
         if segments:
-            merge(collection, segments)
+            merge_segments(collection, segments)
+            return True
+        if drop_vectors(collection):
             return True
         files = compaction_candidates(collection, collection.options.dead_share)
         if files:
@@ -282,9 +123,10 @@ def optimize(collection: Collection) -> None:
     with collection.upkeep:
         if collection.closed:
             return
-        segments = collection.view.segments
-        if len(segments) > 1 or any(segment.count < len(segment) for segment in segments):
-            merge(collection, segments)
+        for segments in mergeable_runs(collection):
+            if len(segments) > 1 or any(segment.count < len(segment) for segment in segments):
+                merge_segments(collection, segments)
+        drop_vectors(collection)
         files = compaction_candidates(collection, 0.0)
         while files:
             compact(collection, files)

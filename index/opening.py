@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from index.binarizer import Binarizer, BinarizerFactory
+from index.codes_file import DamagedCodes, load, span_of
 from index.errors import CorruptCollection
 from index.points import NUMPY_TYPES, CollectionConfig, Rows
 from index.record import FileEntry, Reader
-from index.segment import DamagedCodes, Segment, SegmentData, encode_rows, load
+from index.segment import Segment
+from index.segment_data import SegmentData, encode_rows
 from index.vector_file import VectorMap
 from index.view import Tail, View
 
@@ -59,11 +61,40 @@ def load_binarizers(reader: Reader, factory: BinarizerFactory, config: Collectio
     return found
 
 
-def load_codes(folder: Path, binarizers: dict[int, Binarizer], end_row: int) -> list[SegmentData]:
-    """Load sound codes files that do not overlap, larger ones first; the rest is removed with a warning."""
+def load_named(
+    folder: Path, names: list[str], binarizers: dict[int, Binarizer], end_row: int
+) -> dict[str, SegmentData]:
+    """Load the codes files that are truth, by name. Raises CorruptCollection unless all are as they were written."""
+    found: dict[str, SegmentData] = {}
+    at = 0
+    for name in sorted(names, key=lambda name: span_of(Path(name))):
+        path = folder / name
+        hint = "restore it from a backup: the vectors that these codes were made from are dropped"
+        try:
+            data = load(path)
+        except DamagedCodes as error:
+            raise CorruptCollection(str(error), hint=hint) from error
+        binarizer = binarizers.get(data.binarizer)
+        if binarizer is None:
+            record = folder.parent / "record.db"
+            raise CorruptCollection(f"{record}: binarizer {data.binarizer}, which made {path}, is damaged", hint=hint)
+        if data.first_row < at or data.end_row > end_row or not _made_by(binarizer, data):
+            raise CorruptCollection(f"{path}: it does not fit the record", hint=hint)
+        found[name] = data
+        at = data.end_row
+    return found
+
+
+def load_codes(
+    folder: Path, binarizers: dict[int, Binarizer], end_row: int, named: dict[str, SegmentData]
+) -> list[SegmentData]:
+    """Load sound codes files that overlap neither each other nor those that are truth, the larger and newer ones.
+
+    The rest is removed. Returns all, in the order of rows.
+    """
     sound: list[tuple[Path, SegmentData]] = []
     remove_strays(folder, {path.name for path in folder.glob("*.codes")})
-    for path in sorted(folder.glob("*.codes")):
+    for path in sorted(path for path in folder.glob("*.codes") if path.name not in named):
         try:
             data = load(path)
         except DamagedCodes as error:
@@ -71,18 +102,22 @@ def load_codes(folder: Path, binarizers: dict[int, Binarizer], end_row: int) -> 
             path.unlink()
             continue
         binarizer = binarizers.get(data.binarizer)
-        if binarizer is None or data.end_row > end_row or data.codes.shape[1] * 8 != binarizer.code_dimension:
+        if binarizer is None or data.end_row > end_row or not _made_by(binarizer, data):
             log.warning("%s does not fit the record; its codes are made again", path)
             path.unlink()
             continue
         sound.append((path, data))
-    chosen: list[SegmentData] = []
-    for path, data in sorted(sound, key=lambda pair: -len(pair[1].codes)):
+    chosen = list(named.values())
+    for path, data in sorted(sound, key=lambda pair: (-len(pair[1]), -pair[1].binarizer)):
         if all(data.end_row <= other.first_row or data.first_row >= other.end_row for other in chosen):
             chosen.append(data)
         else:
             path.unlink()
     return sorted(chosen, key=lambda data: data.first_row)
+
+
+def _made_by(binarizer: Binarizer, data: SegmentData) -> bool:
+    return data.planes.shape[1:] == (binarizer.bits, binarizer.code_dimension // 8)
 
 
 def gaps(covered: list[SegmentData], end_row: int) -> list[tuple[int, int]]:
@@ -117,11 +152,14 @@ def open_view(
     """
     files = reader.files()
     maps = tuple(map_file(folder / "vectors", entry, config) for entry in files if entry.rows)
-    remove_strays(folder / "vectors", {entry.name for entry in files})
     end_row = files[-1].end_row if files else 0
     dead = reader.tombstones()
     binarizers = load_binarizers(reader, factory, config)
-    covered = load_codes(folder / "codes", binarizers, end_row)
+    truth = load_named(folder / "codes", reader.codes(), binarizers, end_row)
+    named = {data.first_row: name for name, data in truth.items()}
+    # Nothing is removed before what must be there is known to be.
+    remove_strays(folder / "vectors", {entry.name for entry in files})
+    covered = load_codes(folder / "codes", binarizers, end_row, truth)
     missing = gaps(covered, end_row) if reader.count() else []
     start = missing[-1][0] if missing and missing[-1][1] == end_row else end_row
     if end_row - start < (tail_rows if binarizers else first_fit):
@@ -129,15 +167,21 @@ def open_view(
     else:
         start = end_row
     tail = _tail(maps, start, end_row, config.dimension).without(dead)
-    view = View(seq=reader.seq(), maps=maps, segments=(), tail=tail, binarizers=binarizers)
+    view = View(seq=reader.seq(), maps=maps, segments=(), tail=tail, binarizers=binarizers, named=named)
     if missing and not binarizers:
         version, binarizer = fit(view)
         view = replace(view, seq=view.seq + 1, binarizers={version: binarizer})
     segments = [_without_missing(Segment.build(data, config.distance), view, dead) for data in covered]
     for gap in missing:
         segments += _encode_gap(view, gap, dead, config)
-    ordered = sorted((s for s in segments if s.count), key=lambda segment: segment.first_row)
-    return replace(view, segments=tuple(ordered))
+    kept = (segment for segment in segments if segment.count or segment.first_row in named)
+    view = replace(view, segments=tuple(sorted(kept, key=lambda segment: segment.first_row)))
+    if named and view.points != reader.count():
+        raise CorruptCollection(
+            f"{folder / 'record.db'}: {reader.count()} points, but vectors or codes of {view.points}",
+            hint="restore the collection from a backup",
+        )
+    return view
 
 
 def _tail(maps: tuple[VectorMap, ...], start: int, end_row: int, dimension: int) -> Tail:
@@ -154,7 +198,9 @@ def _tail(maps: tuple[VectorMap, ...], start: int, end_row: int, dimension: int)
 
 
 def _without_missing(segment: Segment, view: View, dead: Rows) -> Segment:
-    """Mark tombstones and rows that a compaction has dropped from the vector files."""
+    """Mark tombstones and, unless the codes are truth, rows that no vector file holds any more."""
+    if segment.first_row in view.named:
+        return segment.without(dead)
     flags = np.zeros(len(segment), dtype=np.bool_)
     for mapped in view.maps:
         if mapped.end_row > segment.first_row and mapped.first_row < segment.end_row:
@@ -166,11 +212,13 @@ def _without_missing(segment: Segment, view: View, dead: Rows) -> Segment:
 
 def _encode_gap(view: View, gap: tuple[int, int], dead: Rows, config: CollectionConfig) -> list[Segment]:
     version = max(view.binarizers)
-    segments = []
+    segments: list[Segment] = []
+    if not any(mapped.first_row < gap[1] and mapped.end_row > gap[0] for mapped in view.maps):
+        return segments  # all of these rows died long ago
     log.warning("making the codes of rows %d to %d again from their vectors", gap[0], gap[1] - 1)
     for first_row in range(gap[0], gap[1], REBUILD_ROWS):
         span = (first_row, min(first_row + REBUILD_ROWS, gap[1]))
         data = encode_rows(view.pieces(*span), span, version, view.binarizers[version], config.distance)
-        if len(data.codes):
+        if len(data):
             segments.append(Segment.build(data, config.distance).without(dead))
     return segments

@@ -20,6 +20,7 @@ Float32s = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 MAX_DIMENSION = 65_536
+BITS = (1, 2, 4)  # planes that a collection can keep
 MAX_NORM = 1e17  # a product of two such norms is still a finite float32
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
@@ -42,12 +43,18 @@ class CollectionConfig:
     distance : `Cosine` stores unit vectors; `Dot` and `Euclid` store vectors as they come.
     dtype : how full-precision vectors lie on disk; float16 only where vectors have unit length.
     attributes : a JSON object that belongs to the caller (encoder, space, metadata); may change later.
+    bits : 1, 2 or 4, the planes that codes keep for each of their dimensions.
+    code_dimension : dimensions that codes keep, 1 to d, before they are rounded up to a multiple of 8; None: all.
+    store_vectors : False drops full-precision vectors once their codes are stored.
     """
 
     dimension: int
     distance: Distance
     dtype: VectorType = "float32"
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    bits: int = 1
+    code_dimension: int | None = None
+    store_vectors: bool = True
 
     def __post_init__(self) -> None:
         """Check the values. Raises InvalidInput."""
@@ -64,6 +71,14 @@ class CollectionConfig:
                 f"float16 is for Cosine only, not {self.distance}: other norms overflow or lose digits",
                 param="dtype",
                 hint="use float32",
+            )
+        if self.bits not in BITS:
+            raise InvalidInput(f"{self.bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
+        if self.code_dimension is not None and not 1 <= self.code_dimension <= self.dimension:
+            raise InvalidInput(
+                f"codes of {self.code_dimension} dimensions cannot be made of vectors of dimension {self.dimension}",
+                param="code_dimension",
+                hint=f"use 1 to {self.dimension}",
             )
 
 
@@ -89,6 +104,20 @@ class Batch:
     def __len__(self) -> int:
         """Return n."""
         return len(self.ids)
+
+    def last_of_each_id(self) -> Batch:
+        """Return the points whose ids do not come again."""
+        last = {point_id: position for position, point_id in enumerate(self.ids)}
+        if len(last) == len(self):
+            return self
+        keep = sorted(last.values())
+        return Batch(
+            ids=[self.ids[i] for i in keep],
+            vectors=self.vectors[keep],
+            payloads=[self.payloads[i] for i in keep],
+            texts=[self.texts[i] for i in keep],
+            hashes=[self.hashes[i] for i in keep],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +157,43 @@ class SearchParams:
     Parameters
     ----------
     exact : True scores every full-precision vector, False uses codes at any size, None decides by size.
-    candidates : k1, rows that each scan of codes proposes (per segment and norm band).
-    rerank : k2, rows whose full-precision vectors are read.
+    candidates : k1, at least 1: rows that each scan of codes proposes (per segment and norm band), and how many
+        of them, over all segments, have their further planes scored. Never fewer than are wanted or reranked.
+    rerank : k2, the most full-precision vectors that a search of codes reads; hits beyond them have estimated
+        scores, so 0 ranks by codes alone.
+    bits : planes used, 1 to what the collection stores.
+    symmetric : the query is coded too, on the same grid as the documents (BEBR's SDC).
     """
 
     exact: bool | None = None
     candidates: int | None = None
     rerank: int | None = None
+    bits: int | None = None
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a collection. Raises InvalidInput."""
+        for name, least in (("candidates", 1), ("rerank", 0), ("bits", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InvalidInput(f"{name} is {value}, but must be at least {least}", param=f"params.{name}")
 
 
 @dataclass(slots=True)
 class Stages:
-    """What one search did. Times are milliseconds, `bytes_read` counts full-precision vector bytes."""
+    """What one search did. Times are milliseconds, `bytes_read` counts full-precision vector bytes.
+
+    `scanned` rows were looked at, `candidates` rows came out of the scans of codes, `refined` rows had further
+    planes scored, `reranked` rows were scored in full precision. `bits` planes were used (the most of any
+    segment), 0 in mode `exact`.
+    """
 
     mode: Literal["exact", "codes"] = "exact"
     bits: int = 0
+    symmetric: bool = False
     scanned: int = 0
     candidates: int = 0
+    refined: int = 0
     reranked: int = 0
     bytes_read: int = 0
     filtered_to: int | None = None
@@ -160,8 +209,40 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BinarizerInfo:
+    """A version of the binarizer: its content name, whether it was trained, and how many points it codes."""
+
+    version: int
+    name: str
+    learned: bool
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class CodesOnlyLoss:
+    """What codes alone lose, measured on a collection before it dropped its first vectors.
+
+    `recall_at_k` is the share of the exact ten best that are among the k best by codes alone, 0 to 1, the mean over
+    `queries` of the collection's own vectors, themselves left out, among `points` points. `bits` are the planes
+    used, `measured_at` is an instant of ISO 8601.
+    """
+
+    recall_at_10: float
+    recall_at_20: float
+    recall_at_100: float
+    points: int
+    queries: int
+    bits: int
+    measured_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A collection's state; bytes are of files on disk, `indexed` counts points that have codes."""
+    """A collection's state; bytes are of files on disk, `indexed` counts points that have codes.
+
+    `bits` and `code_dimension` (m) are of new codes; `binarizers` are oldest first. `codes_only` reports what
+    was lost by dropping full-precision vectors, None while none are dropped.
+    """
 
     points: int
     indexed: int
@@ -172,6 +253,10 @@ class CollectionInfo:
     record_bytes: int
     code_file_bytes: int
     read_only: str | None
+    bits: int
+    code_dimension: int
+    binarizers: list[BinarizerInfo]
+    codes_only: CodesOnlyLoss | None
 
 
 def prepare_vectors(vectors: Float32s, config: CollectionConfig) -> Float32s:

@@ -1,5 +1,8 @@
 """The record of a collection: one SQLite database with ids, payloads, texts, rows, files and binarizers.
 
+A collection with several bits a dimension, fewer code dimensions or codes only has format 2, so that earlier versions
+refuse it; one of codes only has one more table, the codes files that are truth.
+
 It is the truth about which points exist; it does not know what a vector or a code looks like. Written by
 one connection inside `transaction()`, read by any number of `snapshot()`s, each of which sees one `seq`.
 """
@@ -20,9 +23,10 @@ import numpy as np
 
 from index.errors import CorruptCollection, DiskFull, UnknownCollection
 from index.ids import PointId, from_key, to_key
-from index.points import CollectionConfig, Rows, Stored
+from index.points import CodesOnlyLoss, CollectionConfig, Rows, Stored
 
-FORMAT = 1
+FORMAT = 2  # the highest that opens
+LATER_KEYS = {"bits": 1, "code_dimension": None, "store_vectors": True}  # of the config since format 2, and defaults
 APPLICATION_ID = 0x42464F4C  # "BFOL"
 IN_CHUNK = 500  # host parameters a statement: below SQLite's oldest limit of 999
 LOG_BYTES = 64 * 2**20  # the write-ahead log is cut back to this once it has been copied
@@ -41,6 +45,7 @@ CREATE TABLE batches(file TEXT NOT NULL, position INTEGER NOT NULL, rows INTEGER
 CREATE TABLE binarizers(version INTEGER PRIMARY KEY, fitted_on INTEGER NOT NULL, crc INTEGER NOT NULL,
                         data BLOB NOT NULL);
 """
+CODES_SCHEMA = "CREATE TABLE codes(name TEXT PRIMARY KEY) WITHOUT ROWID;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,22 @@ class Reader:
         raw = self._db.execute("SELECT value FROM meta WHERE key='config'").fetchone()[0]
         return CollectionConfig(**json.loads(raw))
 
+    def codes(self) -> list[str]:
+        """Return the codes files that are truth, because vectors that they were made from are dropped, sorted."""
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='codes'").fetchone() is None:
+            return []
+        return [name for (name,) in self._db.execute("SELECT name FROM codes ORDER BY name")]
+
+    def loss(self) -> CodesOnlyLoss | None:
+        """Return what dropping vectors lost, None while none are dropped."""
+        found = self._db.execute("SELECT value FROM meta WHERE key='codes_only'").fetchone()
+        return CodesOnlyLoss(**json.loads(found[0])) if found else None
+
+    def points_between(self, first_row: int, end_row: int) -> Rows:
+        """Return the rows of the points in a range of rows, ascending."""
+        query = "SELECT row FROM points WHERE row >= ? AND row < ? ORDER BY row"
+        return np.fromiter((row for (row,) in self._db.execute(query, (first_row, end_row))), np.int64)
+
     def integrity(self) -> list[str]:
         """Run SQLite's own check; an empty list means sound."""
         found = [line for (line,) in self._db.execute("PRAGMA integrity_check")]
@@ -232,8 +253,21 @@ class Writer(Reader):
             self.add_file(new)
             rows = [(new.name, position, count, crc) for position, count, crc in checksums]
             self._db.executemany("INSERT INTO batches VALUES (?,?,?,?)", rows)
-        for marks, part in chunked(dropped):
+        self.forget(dropped)
+
+    def swap_codes(self, old: Iterable[str], new: Iterable[str]) -> None:
+        """Make codes files truth in the place of others."""
+        self._db.executemany("DELETE FROM codes WHERE name=?", [(name,) for name in old])
+        self._db.executemany("INSERT INTO codes VALUES (?)", [(name,) for name in new])
+
+    def forget(self, tombstones: Sequence[int]) -> None:
+        """Remove tombstones of rows that no file holds any more."""
+        for marks, part in chunked(tombstones):
             self._db.execute(f"DELETE FROM tombstones WHERE row IN ({marks})", part)
+
+    def set_loss(self, loss: CodesOnlyLoss) -> None:
+        """Keep what dropping vectors loses."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('codes_only', ?)", (json.dumps(asdict(loss)),))
 
     def add_binarizer(self, fitted_on: int, data: bytes) -> int:
         """Keep a binarizer; return its version, higher than that of any other there is."""
@@ -250,10 +284,16 @@ class Writer(Reader):
 
     def set_config(self, config: CollectionConfig) -> None:
         """Replace the configuration."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('config', ?)", (json.dumps(asdict(config)),))
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('config', ?)", (json.dumps(_stored(config)),))
 
     def _add(self, counter: str, amount: int) -> None:
         self._db.execute("UPDATE meta SET value=value+? WHERE key=?", (amount, counter))
+
+
+def _stored(config: CollectionConfig) -> dict[str, Any]:
+    """Return what is kept of a configuration: what is as it always was is left out, so that format 1 stays readable."""
+    found = asdict(config)
+    return {key: value for key, value in found.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
 
 
 class Record:
@@ -293,9 +333,10 @@ class Record:
         """Make a new record; its folder's name is the caller's to sync."""
         try:
             with closing(connect(path)) as db:
-                db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+                schema = SCHEMA if config.store_vectors else SCHEMA + CODES_SCHEMA
+                db.executescript(f"BEGIN; {schema} COMMIT;")
                 db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version={FORMAT}")
+                db.execute(f"PRAGMA user_version={2 if LATER_KEYS.keys() & _stored(config) else 1}")
                 db.executemany("INSERT INTO meta VALUES (?,?)", [("seq", 0), ("points", 0)])
                 Writer(db).set_config(config)
         except sqlite3.Error as error:

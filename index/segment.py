@@ -1,89 +1,21 @@
-"""An immutable range of rows with codes: what is scanned. Derived from vectors, saved only to start faster.
-
-File layout (`codes/*.codes`), little-endian: b"BFCODES1", u32 CRC-32 of the header and all that follows, u32
-length of a JSON header, the header, then codes (n x m/8 bytes), factors (n float32), with Euclid `beta` (n
-float32), and where the range has holes `offsets` (n uint32, row minus first row).
-"""
+"""An immutable, searchable range of rows with codes, in memory."""
 
 from __future__ import annotations
 
-import json
-import struct
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index import durable
-from index.binarizer import Binarizer
 from index.code_index import CodeIndex, Positions
-from index.codes import Codes, pack, pack_bits, unpack_bits
+from index.codes import Planes, pack_bits, unpack_bits
+from index.plane_scores import Rest, deinterleave, interleave
 from index.points import Distance, Float32s, Rows
+from index.segment_data import Factors, SegmentData, narrowed, of_rows
 
-MAGIC = b"BFCODES1"
-PREFIX = struct.Struct("<8sII")
 FIRST_BAND = 1024
 SPREAD = 0.05  # standard deviation over mean of the norms, above which a scan must know about norms
-
-
-class DamagedCodes(Exception):
-    """A codes file cannot be used. Codes are derived, so they are made again."""
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentData:
-    """A segment's arrays, position by position in the order of rows.
-
-    Parameters
-    ----------
-    first_row, end_row : the range of rows, end exclusive.
-    binarizer : version of the binarizer that made the codes.
-    codes : (n, m / 8) uint8.
-    factors : (n,) float32.
-    beta : (n,) float32, minus half the squared norm, under Euclid; else None.
-    offsets : (n,) uint32, row minus first row; None when every row of the range is there.
-    """
-
-    first_row: int
-    end_row: int
-    binarizer: int
-    codes: Codes
-    factors: Float32s
-    beta: Float32s | None
-    offsets: NDArray[np.uint32] | None
-
-
-def encode_rows(
-    pieces: Iterable[tuple[Rows, Float32s]],
-    span: tuple[int, int],
-    version: int,
-    binarizer: Binarizer,
-    distance: Distance,
-) -> SegmentData:
-    """Encode `(row numbers, vectors)` pieces that cover a span of rows, in order."""
-    rows, codes, factors, beta = [], [], [], []
-    for numbers, vectors in pieces:
-        levels, factor = binarizer.encode(vectors)
-        rows.append(numbers)
-        codes.append(pack(levels))
-        factors.append(factor)
-        if distance == "Euclid":
-            beta.append(-0.5 * np.einsum("ij,ij->i", vectors, vectors))
-    all_rows = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
-    dense = len(all_rows) == span[1] - span[0]
-    return SegmentData(
-        first_row=span[0],
-        end_row=span[1],
-        binarizer=version,
-        codes=np.concatenate(codes) if codes else np.empty((0, binarizer.code_dimension // 8), dtype=np.uint8),
-        factors=np.concatenate(factors).astype(np.float32) if factors else np.empty(0, dtype=np.float32),
-        beta=np.concatenate(beta).astype(np.float32) if beta else None,
-        offsets=None if dense else (all_rows - span[0]).astype(np.uint32),
-    )
 
 
 def norm_bands(data: SegmentData, distance: Distance) -> Sequence[Positions]:
@@ -93,10 +25,10 @@ def norm_bands(data: SegmentData, distance: Distance) -> Sequence[Positions]:
     Euclid the shortest are a little nearer to everything, so each band keeps its own candidates. Under
     Cosine, or when norms hardly differ, one band holds all.
     """
-    everything = np.arange(len(data.codes), dtype=np.int64)
+    everything = np.arange(len(data), dtype=np.int64)
     if distance == "Cosine" or len(everything) == 0:
         return [everything]
-    norms = data.factors if data.beta is None else np.sqrt(-2 * data.beta)
+    norms = data.factors[:, 0] if data.beta is None else np.sqrt(-2 * data.beta)
     if norms.std() <= SPREAD * norms.mean():
         return [everything]
     order = np.argsort(-norms if distance == "Dot" else norms, kind="stable")
@@ -106,13 +38,18 @@ def norm_bands(data: SegmentData, distance: Distance) -> Sequence[Positions]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A searchable range. `alive` is a bitmap over positions, None when nothing in it was deleted."""
+    """A searchable range.
+
+    `index` holds plane 0 laid out for scans, `rest` the further planes as they are scored, `factors` are (n, bits),
+    column by column. `alive` is a bitmap over positions, None when nothing in it was deleted.
+    """
 
     first_row: int
     end_row: int
     binarizer: int
     index: CodeIndex
-    factors: Float32s
+    rest: Rest
+    factors: Factors
     beta: Float32s | None
     offsets: NDArray[np.uint32] | None
     alive: NDArray[np.uint8] | None
@@ -125,13 +62,19 @@ class Segment:
             first_row=data.first_row,
             end_row=data.end_row,
             binarizer=data.binarizer,
-            index=CodeIndex(data.codes, norm_bands(data, distance)),
-            factors=data.factors,
+            index=CodeIndex(data.planes[:, 0], norm_bands(data, distance)),
+            rest=interleave(data.planes[:, 1:]),
+            factors=narrowed(data.factors, distance).copy(order="F"),
             beta=data.beta,
             offsets=data.offsets,
             alive=None,
-            count=len(data.codes),
+            count=len(data),
         )
+
+    @property
+    def bits(self) -> int:
+        """The planes of a code."""
+        return int(self.factors.shape[1])
 
     def __len__(self) -> int:
         """Return the number of positions, alive or not."""
@@ -139,9 +82,31 @@ class Segment:
 
     @property
     def bytes_per_point(self) -> float:
-        """Bytes in memory a position: code, FAISS id, factor, and where they exist beta and offset."""
+        """Bytes in memory a position: planes, FAISS id, factors, and where they exist beta and offset."""
         optional = (self.beta is not None) + (self.offsets is not None)
-        return float(self.index.code_bytes + 8 + 4 + 4 * optional)
+        return float(self.bits * (self.index.code_bytes + self.factors.itemsize) + 8 + 4 * optional)
+
+    def rest_at(self, positions: Positions) -> Rest:
+        """Return the further planes of positions, as they lie."""
+        # `take` of whole rows that checks nothing is several times as fast as indexing.
+        return self.rest.take(positions, axis=0, mode="clip")
+
+    def planes_at(self, positions: Positions) -> Planes:
+        """Return `(k, bits, m / 8)`: all planes of positions; plane 0 is read back from the scan's blocks."""
+        further = deinterleave(self.rest_at(positions), self.bits - 1, self.index.code_bytes)
+        return np.concatenate([self.index.codes_at(positions)[:, None], further], axis=1)
+
+    def data(self) -> SegmentData:
+        """Return what the segment was built from, of the rows that are alive."""
+        positions = np.flatnonzero(self.alive_flags())
+        return of_rows(
+            [self.rows_at(positions)],
+            (self.first_row, self.end_row),
+            self.binarizer,
+            self.planes_at(positions),
+            self.factors[positions],
+            [self.beta[positions]] if self.beta is not None else [],
+        )
 
     def rows_at(self, positions: Positions) -> Rows:
         """Return the row numbers of positions."""
@@ -195,63 +160,3 @@ class Segment:
         # Bit by bit: a commit with one delete must not cost time that grows with the segment.
         np.bitwise_and.at(alive, dead >> 3, ~(1 << (dead & 7)).astype(np.uint8))
         return replace(self, alive=alive, count=int(np.bitwise_count(alive).sum()))
-
-
-def codes_name(span: tuple[int, int], version: int) -> str:
-    """Return the name of the codes file of a range of rows, coded by a version of the binarizer."""
-    return f"{span[0]:012d}-{span[1]:012d}-{version}.codes"
-
-
-def span_of(path: Path) -> tuple[int, int]:
-    """Return the range of rows in a codes file's name."""
-    first, end, _ = path.stem.split("-")
-    return int(first), int(end)
-
-
-def save(path: Path, data: SegmentData) -> None:
-    """Write a codes file. Not synced: its checksum tells whether it is whole."""
-    header = {
-        "first_row": data.first_row,
-        "end_row": data.end_row,
-        "binarizer": data.binarizer,
-        "n": len(data.codes),
-        "code_bytes": data.codes.shape[1],
-        "beta": data.beta is not None,
-        "holes": data.offsets is not None,
-    }
-    raw = json.dumps(header).encode()
-    arrays = [data.codes, data.factors.astype("<f4")]
-    arrays += [data.beta.astype("<f4")] if data.beta is not None else []
-    arrays += [data.offsets.astype("<u4")] if data.offsets is not None else []
-    body = b"".join([raw, *(array.tobytes() for array in arrays)])
-    durable.replace_file(path, PREFIX.pack(MAGIC, zlib.crc32(body), len(raw)) + body, durable=False)
-
-
-def load(path: Path) -> SegmentData:
-    """Read a codes file. Raises DamagedCodes when it is not exactly what was written."""
-    try:
-        raw = path.read_bytes()
-        magic, checksum, length = PREFIX.unpack(raw[: PREFIX.size])
-        body = memoryview(raw)[PREFIX.size :]
-        if magic != MAGIC or zlib.crc32(body) != checksum:
-            raise DamagedCodes(f"{path}: the checksum does not fit")
-        header = json.loads(bytes(body[:length]))
-        return _arrays(header, body[length:])
-    except (OSError, struct.error, ValueError, KeyError) as error:
-        raise DamagedCodes(f"{path}: {error}") from error
-
-
-def _arrays(header: dict[str, Any], body: memoryview) -> SegmentData:
-    n, width = header["n"], header["code_bytes"]
-    cut = [n * width, 4 * n, 4 * n * header["beta"], 4 * n * header["holes"]]
-    ends = np.cumsum([0, *cut])
-    part = [body[ends[i] : ends[i + 1]] for i in range(4)]
-    return SegmentData(
-        first_row=header["first_row"],
-        end_row=header["end_row"],
-        binarizer=header["binarizer"],
-        codes=np.frombuffer(part[0], np.uint8).reshape(n, width),
-        factors=np.frombuffer(part[1], "<f4").copy(),
-        beta=np.frombuffer(part[2], "<f4").copy() if header["beta"] else None,
-        offsets=np.frombuffer(part[3], "<u4").copy() if header["holes"] else None,
-    )

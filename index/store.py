@@ -18,7 +18,8 @@ from index.binarizer import BinarizerFactory
 from index.collection import Collection
 from index.errors import CollectionExists, CorruptCollection, InvalidName, UnknownCollection
 from index.lock import take_lock
-from index.maintenance import Maintainer, save_all
+from index.maintenance import Maintainer
+from index.merging import save_all
 from index.options import StoreOptions
 from index.points import CollectionConfig
 

@@ -21,12 +21,13 @@ import orjson
 
 from index.binarizer import Binarizer, BinarizerFactory
 from index.codes import unpack
+from index.codes_file import DamagedCodes, load, span_of
 from index.errors import CorruptCollection, IndexingError
 from index.ids import from_key, parse_id
 from index.lock import borrow_lock
 from index.points import NUMPY_TYPES, CollectionConfig, Rows, content_hash
 from index.record import APPLICATION_ID, FORMAT, FileEntry, Reader
-from index.segment import DamagedCodes, SegmentData, load
+from index.segment_data import SegmentData
 from index.store import UNFINISHED
 from index.vector_file import HEADER_BYTES, Layout, VectorMap, chunk_rows, read_layout
 
@@ -151,10 +152,9 @@ class _Collection:
             self._say(self._path, f"SQLite: {line}")
         config = reader.config()
         held = [self._file(reader, entry, config) for entry in reader.files()]
-        self._rows(reader, held)
+        self._rows(reader, held, self._codes(reader))
         self._points(db)
         self._texts(db)
-        self._codes(reader)
 
     def _file(self, reader: Reader, entry: FileEntry, config: CollectionConfig) -> Rows:
         """Check a vector file; return the rows that it holds, by the record if the file cannot tell."""
@@ -213,15 +213,19 @@ class _Collection:
         if crc != checksum:
             self._say(mapped.path, f"the checksum of positions {position} to {position + count - 1} does not fit")
 
-    def _rows(self, reader: Reader, held: list[Rows]) -> None:
-        """Check that a row in the files is either a point or a tombstone, and every one of those a row."""
+    def _rows(self, reader: Reader, held: list[Rows], coded: list[Rows]) -> None:
+        """Check that a row in the files is either a point or a tombstone, and every one of those a row.
+
+        `held` are the rows of vector files, `coded` those of codes files that are truth.
+        """
         points, tombstones = reader.rows(), reader.tombstones()
-        rows = np.concatenate([np.empty(0, dtype=np.int64), *held])
-        self._checked["rows"] += len(rows)
-        self._checked["points"] += len(points)
-        once, times = np.unique(rows, return_counts=True)
         say = self._say_some
-        say(self._path, "in two vector files", once[times > 1])
+        for kind, parts in (("vector", held), ("codes", coded)):
+            once, times = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *parts]), return_counts=True)
+            say(self._path, f"in two {kind} files", once[times > 1])
+        once = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *held, *coded]))
+        self._checked["rows"] += len(once)
+        self._checked["points"] += len(points)
         say(self._path, "a point and a tombstone", np.intersect1d(points, tombstones))
         say(self._path, "a point without a vector", np.setdiff1d(points, once))
         say(self._path, "a tombstone without a vector", np.setdiff1d(tombstones, once))
@@ -272,10 +276,14 @@ class _Collection:
                 self._say(self._path, f"binarizer {version} cannot be read: {error}")
         return sound
 
-    def _codes(self, reader: Reader) -> None:
+    def _codes(self, reader: Reader) -> list[Rows]:
+        """Check the codes files; return the rows of those that are truth, by the record if a file cannot tell."""
         binarizers = self._binarizers(reader)
         files = reader.files()
-        for path in sorted((self._folder / "codes").glob("*.codes")):
+        named = set(reader.codes())
+        held = []
+        there = (self._folder / "codes").glob("*.codes")
+        for path in sorted({*there, *(self._folder / "codes" / name for name in named)}):
             self._checked["codes files"] += 1
             try:
                 data = load(path)
@@ -284,38 +292,48 @@ class _Collection:
                 _check_range(data, files[-1].end_row if files else 0)
                 binarizer = binarizers[data.binarizer]
                 if binarizer is not None:
+                    _check_shape(data, binarizer)
                     self._compare(path, data, binarizer)
+                if path.name in named:
+                    held.append(data.rows())
             except DamagedCodes as error:
                 self._say(path, str(error).removeprefix(f"{path}: "))
+                if path.name in named:
+                    known = np.union1d(reader.rows(), reader.tombstones())
+                    held.append(known[slice(*np.searchsorted(known, span_of(path)))])
+        return held
 
     def _compare(self, path: Path, data: SegmentData, binarizer: Binarizer) -> None:
         """Compare codes with what their vectors give now; rows without a vector any more are passed over."""
-        rows = _rows_of(data)
+        rows = data.rows()
         for mapped in self._maps:
             there = np.intersect1d(rows, mapped.row_numbers())
             size = chunk_rows(mapped.layout.dimension)
             for start in range(0, len(there), size):
                 part = there[start : start + size]
                 levels, _ = binarizer.encode(mapped.read(part))
-                stored = unpack(data.codes[np.searchsorted(rows, part)])
-                # Rounding may turn the sign of a value next to zero; another vector turns half of them.
-                different = (levels != stored).sum(axis=1)
+                stored = unpack(data.planes[np.searchsorted(rows, part)])
+                steps = np.abs(levels.astype(np.int16) - stored)
+                # Rounding may move a value next to a step to its other side; another vector moves most of them.
+                wrong = (steps.max(axis=1) > 1) | ((steps > 0).sum(axis=1) > levels.shape[1] / 32)
                 self._checked["codes"] += len(part)
-                self._say_some(path, "the codes do not fit the vectors", part[different > levels.shape[1] / 32])
-
-
-def _rows_of(data: SegmentData) -> Rows:
-    offsets = np.arange(len(data.codes)) if data.offsets is None else data.offsets
-    return offsets.astype(np.int64) + data.first_row
+                self._say_some(path, "the codes do not fit the vectors", part[wrong])
 
 
 def _check_range(data: SegmentData, end_row: int) -> None:
-    rows = _rows_of(data)
+    rows = data.rows()
     span = data.end_row - data.first_row
     whole = data.offsets is not None or len(rows) == span
     inside = not len(rows) or (rows[0] >= data.first_row and rows[-1] < data.end_row)
     if not (whole and inside and 0 <= data.first_row <= data.end_row <= end_row and (np.diff(rows) > 0).all()):
         raise DamagedCodes(f"the range of rows {data.first_row} to {data.end_row} does not fit the record")
+
+
+def _check_shape(data: SegmentData, binarizer: Binarizer) -> None:
+    bits, width = data.planes.shape[1:]
+    if (bits, width * 8) != (binarizer.bits, binarizer.code_dimension):
+        made = f"{binarizer.bits} bits of {binarizer.code_dimension} dimensions"
+        raise DamagedCodes(f"{bits} bits of {width * 8} dimensions, but binarizer {data.binarizer} makes {made}")
 
 
 def _is_id(key: int | str) -> bool:

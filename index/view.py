@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.binarizer import Binarizer
+from index.errors import VectorsDropped
 from index.points import Float32s, Rows
 from index.segment import Segment
 from index.vector_file import VectorMap, chunk_rows
@@ -69,13 +70,18 @@ class Tail:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Segments cover all rows before the tail; maps cover at least the rows of the segments."""
+    """Segments cover all rows before the tail; maps cover at least the rows of the segments.
+
+    In a collection of codes only, segments whose vectors are not all there any more have codes files that are truth:
+    `named` has their names, by the first row of the segment.
+    """
 
     seq: int
     maps: tuple[VectorMap, ...]
     segments: tuple[Segment, ...]
     tail: Tail
     binarizers: Mapping[int, Binarizer]
+    named: Mapping[int, str] = field(default_factory=dict)
 
     def without(self, rows: Rows) -> View:
         """Return the view with these rows deleted."""
@@ -90,12 +96,37 @@ class View:
         return sum(segment.count for segment in self.segments) + int(self.tail.alive.sum())
 
     @property
+    def newest(self) -> Binarizer | None:
+        """What new codes are made with, None before the first."""
+        return self.binarizers[max(self.binarizers)] if self.binarizers else None
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a vector on disk."""
         return self.maps[0].layout.row_bytes if self.maps else 0
 
+    def readable(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return which rows have their vectors: all, but those that a collection of codes only has dropped."""
+        if not self.named:
+            return np.ones(len(rows), dtype=np.bool_)
+        flags = rows >= self.tail.first_row
+        for mapped in self.maps:
+            flags |= (rows >= mapped.first_row) & (rows < mapped.end_row)
+        return np.asarray(flags)
+
+    def require_vectors(self, rows: Rows, *, hint: str, param: str | None = None) -> None:
+        """Raise VectorsDropped unless all of these rows have their vectors."""
+        lost = int((~self.readable(rows)).sum())
+        if lost:
+            message = f"the collection keeps codes only: the full-precision vectors of {lost} points are gone"
+            raise VectorsDropped(message, param=param, hint=hint)
+
     def read(self, rows: Rows) -> Float32s:
-        """Return `(n, d)` float32 vectors of ascending rows, from the maps and the tail."""
+        """Return `(n, d)` float32 vectors of ascending rows, from the maps and the tail.
+
+        Raises VectorsDropped when some are not there any more.
+        """
+        self.require_vectors(rows, hint="ask for points without vectors; with store_vectors a collection keeps them")
         out = np.empty((len(rows), self.tail.buffer.shape[1]), dtype=np.float32)
         start = 0
         for mapped in self.maps:

@@ -5,10 +5,12 @@ Importing this package is light: torch is imported when an encoder is loaded.
 
 from __future__ import annotations
 
-from models.binarizer import TrainingFree, TrainingFreeFactory, correction_factors
+from models.binarizer import TrainingFree, TrainingFreeFactory
+from models.binarizers import Binarizers
 from models.encoder import Encoded, Encoder, load_encoder
 from models.errors import (
     CorruptBinarizer,
+    InvalidSize,
     InvalidText,
     InvalidVectors,
     ModelError,
@@ -20,10 +22,12 @@ from models.errors import (
 from models.presets import EncoderInfo, describe_encoders
 
 __all__ = [
+    "Binarizers",
     "CorruptBinarizer",
     "Encoded",
     "Encoder",
     "EncoderInfo",
+    "InvalidSize",
     "InvalidText",
     "InvalidVectors",
     "ModelError",
@@ -33,7 +37,6 @@ __all__ = [
     "TrainingFreeFactory",
     "UnknownEncoder",
     "UnsafeModel",
-    "correction_factors",
     "describe_encoders",
     "load_encoder",
 ]

@@ -54,3 +54,19 @@ class InvalidVectors(ModelError, ValueError):
 
 class CorruptBinarizer(ModelError, ValueError):
     """Bytes that are not a whole binarizer of a format that this version reads."""
+
+
+class InvalidSize(ModelError, ValueError):
+    """A number of bits or of code dimensions that is not possible; the message or the hint says what is."""
+
+
+class TooFewVectors(InvalidVectors):
+    """Fewer vectors than a binarizer can be trained on; the message says how many are needed."""
+
+
+class ConstantVectors(InvalidVectors):
+    """Vectors that are all the same: no code tells them apart."""
+
+
+class TrainingCancelled(ModelError):
+    """Training was stopped by whoever started it; what was checkpointed stays and a later run goes on from there."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -16,16 +17,20 @@ from starlette.requests import ClientDisconnect
 from index.errors import IndexingError
 from index.options import StoreOptions
 from models import ModelError
-from service import openapi, routes_collections, routes_native, routes_points
+from service import openapi, routes_collections, routes_jobs, routes_native, routes_points, routes_search
+from service.candidates import Candidates
 from service.context import Services
 from service.encoders import Encoders, open_encoders
 from service.engine import Engine
 from service.errors import EngineError
+from service.jobs import Jobs
 from service.limits import Budget, Gate, Pool, Slots
 from service.metrics import Metrics
 from service.parser_pool import ParserPool
-from service.responses import ApiError, on_disconnect, on_error, on_http_error
+from service.responses import ApiError, described, on_disconnect, on_error, on_http_error
 from service.settings import Settings
+from service.trainer import train_in_process
+from service.training import Training
 from service.version import TITLE, bitfold_version
 
 log = logging.getLogger(__name__)
@@ -57,7 +62,14 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (routes_native.health, routes_native.router, routes_collections.router, routes_points.router):
+    for router in (
+        routes_native.health,
+        routes_native.router,
+        routes_search.router,
+        routes_collections.router,
+        routes_points.router,
+        routes_jobs.router,
+    ):
         # Not `include_router`: it puts a second matching of paths before every request.
         app.router.routes.extend(router.routes)
     for family in (ApiError, IndexingError, ModelError, EngineError, Exception):
@@ -96,7 +108,14 @@ def _lifespan(
                 stack.push_async_callback(asyncio.to_thread, made.close)
                 return made
 
-            metrics.watch(engine.sizes)
+            training = Training(
+                engine.catalog,
+                Candidates(engine.catalog, engine.factory),
+                partial(train_in_process, nice=settings.training_nice),
+            )
+            jobs = await asyncio.to_thread(_open_jobs, settings, engine, training)
+            stack.push_async_callback(asyncio.to_thread, jobs.close)
+            metrics.watch(engine.catalog.sizes, jobs.counts)
             engine.start()
             loads = settings.max_concurrent_bulk
             services = Services(
@@ -110,7 +129,10 @@ def _lifespan(
                 loads=Slots("bulk", loads),
                 bodies=Budget("body", max(settings.max_bodies_bytes, settings.max_body_bytes)),
                 parsers=parsers,
+                jobs=jobs,
+                training=training,
             )
+            jobs.start()
             log.info("ready; the routes are listed at http://%s:%d/docs", settings.host, settings.port)
             yield {"services": services}
             log.info("closing")
@@ -127,6 +149,11 @@ def _open_engine(settings: Settings, encoders: Encoders | None, options: StoreOp
         options=options or StoreOptions(exact_below=settings.exact_below),
         faiss_threads=settings.faiss_threads,
     )
+
+
+def _open_jobs(settings: Settings, engine: Engine, training: Training) -> Jobs:
+    runners = {"train": training.train, "upgrade": training.upgrade}
+    return Jobs(settings.data_dir / "jobs", runners, describe=described, prepare=engine.prepare_thread)
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -165,7 +165,7 @@ async def load(
 class _Loader:
     def __init__(self, service: Services, name: str, report: Report) -> None:
         # Blocks are read for this collection: none of them may reach a later one of the same name.
-        self._collection = service.engine.get(name)
+        self._collection = service.engine.catalog.get(name)
         config = self._collection.config
         settings = service.settings
         self._service = service
@@ -187,7 +187,9 @@ class _Loader:
         """Parse a block while the one before it is committed, then begin to commit it."""
         parsed = await self._service.parsing.run(self._service.parsers.parse, block.data, block.first_line, self._spec)
         refused = sorted([*parsed.errors, *block.errors], key=lambda error: error.line)
-        self._service.engine.count_load(self._name, received=parsed.received + len(block.errors), rejected=len(refused))
+        self._service.engine.catalog.count_load(
+            self._name, received=parsed.received + len(block.errors), rejected=len(refused)
+        )
         self._report.refuse(refused)
         await self.settle()
         if parsed.ids:
@@ -205,7 +207,7 @@ class _Loader:
         outcome = await self._service.bulk.run(
             engine.upsert, self._name, incoming, skip_bad=True, same=self._collection
         )
-        engine.count_load(self._name, durable=outcome.accepted, rejected=len(outcome.refused))
+        engine.catalog.count_load(self._name, durable=outcome.accepted, rejected=len(outcome.refused))
         self._count(parsed, outcome)
 
     def _count(self, parsed: ParsedBlock, outcome: Outcome) -> None:

@@ -1,29 +1,19 @@
-"""The command line: reads arguments, calls the rest, prints.
+"""The command line: all commands, and those that need no server: serve, verify, demo, settings.
 
-Every command but `serve` and `verify` is a client of a server. What is heavy is imported only in the command
-that needs it: parser processes import this module again.
+What is heavy is imported only in the command that needs it: parser processes import this module again.
 """
 
 from __future__ import annotations
 
-import itertools
-import secrets
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from service.client import Client
-    from service.documents import Fields
-    from service.evaluation import Evaluation
-    from service.upload import Tally
+from service import cli_data, cli_jobs, cli_train
+from service.console import AsJson, Url, print_json
 
 app = typer.Typer(
     name="bitfold",
@@ -33,11 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Url = Annotated[str | None, typer.Option(help="Address of the server; else BITFOLD_URL, else host and port.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
-
-_SHOWN_ERRORS = 10
 _TRIM_SECONDS = 15.0
 
 
@@ -56,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _is_ours(error: Exception) -> bool:
     """Say whether an error has a message for the user; all others keep their traceback."""
     from index.errors import IndexingError
+    from models.errors import ModelError
     from service.client import ClientError
     from service.documents import DocumentError
     from service.evaluation import EvaluationError
     from service.settings import SettingsError
 
-    return isinstance(error, ClientError | DocumentError | EvaluationError | SettingsError | IndexingError)
+    return isinstance(error, ClientError | DocumentError | EvaluationError | SettingsError | IndexingError | ModelError)
 
 
 @app.command()
@@ -110,287 +96,18 @@ def serve(
 
 
 @app.command()
-def index(
-    file: Annotated[Path, typer.Argument(help="NDJSON, BEIR corpus.jsonl, CSV, TSV or Parquet; .gz too.")],
-    collection: Collection,
-    encoder: Annotated[str, typer.Option(help="Encoder of a new collection of texts.")] = "default",
-    distance: Annotated[
-        Literal["Cosine", "Dot", "Euclid"], typer.Option(help="Distance of a new collection of vectors.")
-    ] = "Cosine",
-    create: Annotated[bool, typer.Option(help="Create the collection if there is none.")] = True,
-    id_field: Annotated[str | None, typer.Option(help="Field that holds the id.")] = None,
-    text_field: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
-    vector_field: Annotated[str | None, typer.Option(help="Field that holds the vector.")] = None,
-    url: Url = None,
-) -> None:
-    """Load a file into a collection of the running server; the same command continues an interrupted load."""
-    from service.client import Client
-    from service.documents import Fields
-    from service.settings import load_client_settings
-
-    fields = Fields(id_field, text_field, vector_field)
-    with Client(load_client_settings(url=url)) as client:
-        found = client.exists(collection)
-        if not found and create:
-            _create(client, collection, file, fields, encoder, distance)
-        tally = _load(client, collection, file, fields, resume=found)
-    _print_tally(tally, file)
-    if tally.rejected:
-        raise typer.Exit(1)
-
-
-def _create(client: Client, collection: str, file: Path, fields: Fields, encoder: str, distance: str) -> None:
-    from service.documents import first_dimension
-
-    dimension = first_dimension(file, fields)
-    if dimension is None:
-        client.create_texts(collection, encoder)
-    else:
-        client.create_vectors(collection, dimension, distance)
-
-
-def _load(client: Client, collection: str, file: Path, fields: Fields, *, resume: bool) -> Tally:
-    from service.documents import estimate_count, read_documents
-    from service.upload import Checkpoint, Tally, upload
-
-    total = estimate_count(file)
-    info = client.info(collection)
-    # A collection that was dropped and made again under its name has none of the documents.
-    made = {"collection": collection, "created_at": info["created_at"]}
-    checkpoint = Checkpoint(file, {"server": client.url, **made, "fields": asdict(fields)})
-    tally = checkpoint.load() if resume and info["points_count"] else None
-    if tally is not None:
-        typer.echo(f"continuing after {tally.sent} documents, as {checkpoint.path} says", err=True)
-    tally = tally or Tally()
-    saved = True
-    with closing(read_documents(file, fields)) as documents, _progress("documents") as progress:
-        remaining = itertools.islice(documents, tally.sent, None)
-        task = progress.add_task(file.name, total=max(total, 1), completed=tally.sent)
-
-        def on_progress(tally: Tally) -> None:
-            nonlocal saved
-            saved = checkpoint.save(tally)
-            progress.update(task, completed=tally.sent, total=max(total, tally.sent))
-
-        try:
-            upload(client, collection, remaining, tally=tally, on_progress=on_progress)
-        except BaseException:
-            progress.stop()
-            then = "continue" if saved else f"begin again ({checkpoint.path} cannot be written)"
-            done = f"{tally.sent} documents of about {total} are done"
-            typer.echo(f"bitfold: {done}; the same command will {then}", err=True)
-            raise
-        progress.update(task, completed=tally.sent, total=tally.sent)
-    checkpoint.remove()
-    return tally
-
-
-def _print_tally(tally: Tally, file: Path) -> None:
-    typer.echo(
-        f"{tally.sent} documents: {tally.accepted} accepted ({tally.unchanged} unchanged), "
-        f"{tally.rejected} rejected, {tally.truncated} longer than the encoder's window"
-    )
-    for error in tally.errors[:_SHOWN_ERRORS]:
-        name = "" if error["id"] is None else f" (id {error['id']!r})"
-        typer.echo(f"{file}:{error['line']}{name}: {error['message']}", err=True)
-    if tally.rejected > _SHOWN_ERRORS:
-        typer.echo(f"... and {tally.rejected - _SHOWN_ERRORS} more", err=True)
-    if tally.truncated:
-        shown = tally.truncated_lines[:_SHOWN_ERRORS]
-        more = ", ..." if tally.truncated > len(shown) else ""
-        lines = ", ".join(map(str, shown))
-        typer.echo(f"{file}: of these lines only the start can be found: {lines}{more}", err=True)
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Progress]:
-    """Show a bar with rate and remaining time on stderr; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
-
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        yield progress
-
-
-@app.command()
-def search(
-    text: Annotated[str, typer.Argument(help="What to look for.")],
-    collection: Collection,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many points to find.")] = 10,
-    filter: Annotated[str | None, typer.Option(help="Filter as JSON, in Qdrant's form.")] = None,
-    exact: Annotated[
-        bool | None, typer.Option("--exact/--codes", help="Score every vector, or use codes; else by size.")
-    ] = None,
-    as_json: AsJson = False,
-    url: Url = None,
-) -> None:
-    """Search a collection by text."""
-    import orjson
-
-    from service.client import Client
-    from service.settings import load_client_settings
-
-    condition = _json_object(filter, "--filter")
-    params = None if exact is None else {"exact": exact}
-    with Client(load_client_settings(url=url)) as client:
-        result = client.search(collection, text, limit=limit, filter=condition, params=params)
-    if as_json:
-        typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
-        return
-    for point in result["points"]:
-        payload = {key: value for key, value in (point.get("payload") or {}).items() if value is not None}
-        typer.echo(f"{point['score']:.4f}  {point['id']}  {_one_line(point.get('text') or '')}")
-        if payload:
-            typer.echo(f"        {_one_line(orjson.dumps(payload).decode())}")
-
-
-def _json_object(value: str | None, option: str) -> dict[str, Any] | None:
-    import orjson
-
-    if value is None:
-        return None
-    try:
-        parsed = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from None
-    if not isinstance(parsed, dict):
-        raise typer.BadParameter("not a JSON object", param_hint=option)
-    return parsed
-
-
-def _one_line(text: str, width: int = 160) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
-@app.command()
-def collections(as_json: AsJson = False, url: Url = None) -> None:
-    """List the collections of the running server."""
-    import orjson
-
-    from service.client import Client, ClientError
-    from service.settings import load_client_settings
-
-    infos: dict[str, dict[str, Any]] = {}
-    with Client(load_client_settings(url=url)) as client:
-        for name in client.collections():
-            try:
-                infos[name] = client.info(name)
-            except ClientError as error:
-                if error.status is None:
-                    raise
-                infos[name] = {"error": str(error)}
-    if as_json:
-        typer.echo(orjson.dumps(infos, option=orjson.OPT_INDENT_2).decode())
-        return
-    for name, info in infos.items():
-        if "error" in info:
-            typer.echo(f"{name}: {info['error']}")
-            continue
-        vectors = info["config"]["params"]["vectors"]
-        kind = f"encoder {info['encoder']}" if info["encoder"] else "vectors"
-        typer.echo(
-            f"{name}: {info['points_count']} points, {info['indexed_vectors_count']} with codes; "
-            f"{vectors['size']}-d {vectors['distance']}, {kind}"
-        )
-    if not infos:
-        typer.echo("no collections yet; `bitfold demo` or `bitfold index FILE --collection NAME` makes one")
-
-
-@app.command("eval")
-def evaluate(
-    directory: Annotated[Path, typer.Argument(help="BEIR data set: corpus.jsonl, queries.jsonl, qrels/.")],
-    split: Annotated[str, typer.Option(help="Which qrels: qrels/SPLIT.tsv.")] = "test",
-    collection: Annotated[
-        str | None,
-        typer.Option("--collection", "-c", help="Collection to use and keep; else a temporary one."),
-    ] = None,
-    encoder: Annotated[str, typer.Option(help="Encoder of a new collection.")] = "default",
-    as_json: AsJson = False,
-    url: Url = None,
-) -> None:
-    """Load a data set into the running server and measure search with codes against exact search."""
-    import orjson
-
-    from service.client import Client
-    from service.evaluation import evaluate as measure
-    from service.settings import load_client_settings
-
-    # A name that nobody else has: the temporary collection is dropped at the end.
-    name = collection or f"eval-{secrets.token_hex(8)}"
-    with Client(load_client_settings(url=url)) as client, _progress("done") as progress:
-        tasks: dict[str, Any] = {}
-
-        def on_progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=max(done, total))
-
-        try:
-            report = measure(client, directory, split=split, collection=name, encoder=encoder, on_progress=on_progress)
-        finally:
-            if collection is None:
-                client.drop(name)
-    typer.echo(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2).decode() if as_json else _table(report))
-
-
-def _table(report: Evaluation) -> str:
-    rows = [
-        ("", "codes", "exact"),
-        ("nDCG@10", f"{report.ndcg_at_10:.4f}", f"{report.exact_ndcg_at_10:.4f}"),
-        ("recall@100", f"{report.recall_at_100:.4f}", f"{report.exact_recall_at_100:.4f}"),
-        ("recall@10 of exact", f"{report.recall_at_10_of_exact:.4f}", ""),
-        ("code bytes per point", f"{report.code_bytes_per_point:.1f}", ""),
-        ("queries per second", f"{report.queries_per_second:.1f}", ""),
-    ]
-    head = (
-        f"{report.data_set} ({report.split}), encoder {report.encoder}: {report.documents} documents, "
-        f"{report.queries} queries"
-    )
-    notes = [f"loaded in {report.load_seconds:.1f} s; {report.truncated} texts exceed the encoder's window"]
-    if report.mode != "codes":
-        notes.append("note: the server scored exactly throughout; there are no codes in this collection")
-    return "\n".join([head, *(f"{a:<22}{b:>9}{c:>9}".rstrip() for a, b, c in rows), *notes])
-
-
-@app.command()
 def verify(
     data_dir: Annotated[Path, typer.Argument(help="Data directory of a server that does not run.")],
     as_json: AsJson = False,
 ) -> None:
     """Check on disk everything that the storage promises; exit status 1 when something is wrong."""
-    import orjson
-
     from index.verify import verify as check
-    from models import TrainingFreeFactory
+    from models.binarizers import Binarizers
 
-    report = check(data_dir, TrainingFreeFactory())
+    report = check(data_dir, Binarizers())
     if as_json:
         problems = [{"path": str(problem.path), "message": problem.message} for problem in report.problems]
-        typer.echo(orjson.dumps({"problems": problems, "checked": report.checked}).decode())
+        print_json({"problems": problems, "checked": report.checked})
     else:
         for problem in report.problems:
             typer.echo(f"{problem.path}: {problem.message}")
@@ -418,6 +135,11 @@ def settings() -> None:
 
     typer.echo(settings_table())
 
+
+for command in (cli_data.index, cli_data.search, cli_data.collections, cli_jobs.upgrade, cli_jobs.jobs):
+    app.command()(command)
+app.command("eval")(cli_data.evaluate)
+app.add_typer(cli_train.app, name="train")
 
 if __name__ == "__main__":
     main()

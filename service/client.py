@@ -5,10 +5,10 @@ Every failure, of the network or of the server, is a `ClientError` with a hint. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import orjson
@@ -17,6 +17,7 @@ from service.settings import ClientSettings
 
 _CONNECT_SECONDS: Final = 5.0
 _CHUNK_BYTES: Final = 1 << 16
+_PAGE: Final = 1000
 
 
 class ClientError(Exception):
@@ -87,13 +88,13 @@ class Client:
         """Return what the server says about a collection."""
         return dict(self._result("GET", _path(collection)))
 
-    def create_texts(self, collection: str, encoder: str) -> None:
-        """Create a collection whose texts the server encodes."""
-        self._result("PUT", _path(collection), {"encoder": encoder})
+    def create_texts(self, collection: str, encoder: str, codes: Mapping[str, Any] | None = None) -> None:
+        """Create a collection whose texts the server encodes; `codes`: bits, code_dimensions, store_vectors."""
+        self._result("PUT", _path(collection), {"encoder": encoder, **(codes or {})})
 
-    def create_vectors(self, collection: str, size: int, distance: str) -> None:
-        """Create a collection of vectors."""
-        self._result("PUT", _path(collection), {"vectors": {"size": size, "distance": distance}})
+    def create_vectors(self, collection: str, size: int, distance: str, codes: Mapping[str, Any] | None = None) -> None:
+        """Create a collection of vectors; `codes` as in `create_texts`."""
+        self._result("PUT", _path(collection), {"vectors": {"size": size, "distance": distance}, **(codes or {})})
 
     def drop(self, collection: str) -> bool:
         """Delete a collection; return whether there was one."""
@@ -109,6 +110,52 @@ class Client:
                 headers={"content-type": "application/x-ndjson"},
             )
         )
+
+    def scroll_ids(self, collection: str) -> Iterator[int | str]:
+        """Yield the ids of all points, in their order."""
+        body: dict[str, Any] = {"limit": _PAGE, "with_payload": False}
+        while True:
+            page = self._result("POST", f"{_path(collection)}/points/scroll", body)
+            yield from (point["id"] for point in page["points"])
+            if page["next_page_offset"] is None:
+                return
+            body["offset"] = page["next_page_offset"]
+
+    def vectors(self, collection: str, ids: Sequence[int | str]) -> list[list[float]]:
+        """Return the vectors of those points that exist."""
+        body = {"ids": list(ids), "with_vector": True, "with_payload": False}
+        return [point["vector"] for point in self._result("POST", f"{_path(collection)}/points", body)]
+
+    def put_binarizer(self, collection: str, data: bytes, *, space: str | None, force: bool) -> dict[str, Any]:
+        """Upload a binarizer; return what the server says of it.
+
+        One of another `space` is refused, and, unless `force`, one that finds less.
+        """
+        query = {"force": "true" if force else "false"} | ({} if space is None else {"space": space})
+        return dict(
+            self._result(
+                "PUT",
+                f"{_path(collection)}/binarizer?{urlencode(query)}",
+                content=data,
+                headers={"content-type": "application/octet-stream"},
+            )
+        )
+
+    def upgrade(self, collection: str) -> dict[str, Any]:
+        """Queue a job that makes old codes again; return the job."""
+        return dict(self._result("POST", f"{_path(collection)}/upgrade", {}))
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return all jobs, the newest first."""
+        return list(self._result("GET", "/jobs")["jobs"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Return a job."""
+        return dict(self._result("GET", f"/jobs/{quote(job_id, safe='')}"))
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job and return it."""
+        return dict(self._result("DELETE", f"/jobs/{quote(job_id, safe='')}"))
 
     def search(
         self,

@@ -16,22 +16,26 @@ from index.ids import PointId, parse_ids
 from index.payload import parse_payload
 from service import schemas
 from service.engine import Engine
-from service.fields import no_effect
+from service.fields import NO_EFFECT, no_effect
+from service.jobs import Jobs
 from service.limits import Budget, Pool, Slots, deadline, read_body
 from service.metrics import Metrics
 from service.parser_pool import ParserPool
 from service.responses import ApiError, dumped, wrapped
 from service.settings import Settings
+from service.training import Training
 
 R = TypeVar("R", bound=schemas.Request)
 
 READ: Final = ("consistency", "timeout")
 WRITE: Final = ("wait", "ordering", "timeout")
 ADMIN: Final = ("timeout",)
+BINARIZER: Final = ("force", "space")
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "wait": ("true", "false"),
     "ordering": ("weak", "medium", "strong"),
+    "force": ("true", "false"),
 }
 _CONSISTENCY: Final = ("majority", "quorum", "all")
 MAX_TIMEOUT: Final = 86_400
@@ -59,6 +63,8 @@ class Services:
     loads: Slots
     bodies: Budget
     parsers: ParserPool
+    jobs: Jobs
+    training: Training
 
 
 @dataclass(slots=True)
@@ -102,7 +108,7 @@ def _read_query_string(request: Request, allowed: tuple[str, ...], asked: Asked,
         _check_value(key, value)
         if key == "timeout" and read:
             timeout = int(value)
-        elif (key, value) != ("wait", "true"):
+        elif key in NO_EFFECT and (key, value) != ("wait", "true"):
             asked.warnings.append(no_effect(key, key))
     return timeout
 
@@ -115,6 +121,8 @@ def _check_value(key: str, value: str) -> None:
     elif key == "consistency":
         good = value in _CONSISTENCY or (number is not None and number >= 1)
         expected = f"a number from 1 or {', '.join(_CONSISTENCY)}"
+    elif key == "space":
+        good, expected = 0 < len(value) <= 1000, "the name of a vector space"
     else:
         good, expected = value in _CHOICES[key], " or ".join(_CHOICES[key])
     if not good:
@@ -138,7 +146,18 @@ async def answer(request: Request, pool: Pool, asked: Asked, work: Callable[[], 
 async def answer_body(
     request: Request, pool: Pool, asked: Asked, model: type[R], work: Callable[[R], object]
 ) -> Response:
-    """As `answer`, for a request with a body, which the same thread reads and checks.
+    """As `answer_bytes`, for a body of JSON, which the same thread reads and checks."""
+
+    def parsed(data: bytes) -> object:
+        body = schemas.read(model, data)
+        asked.warnings += body.warnings()
+        return work(body)
+
+    return await answer_bytes(request, pool, asked, parsed)
+
+
+async def answer_bytes(request: Request, pool: Pool, asked: Asked, work: Callable[[bytes], object]) -> Response:
+    """As `answer`, for a request with a body, which is handed to `work` as it came.
 
     The bytes of all bodies under way are limited together. Raises ApiError 400, 408, 413, 415, 429 too.
     """
@@ -146,14 +165,7 @@ async def answer_body(
     settings = service.settings
     with service.bodies.share() as share:
         data = await read_body(request, limit=settings.max_body_bytes, idle=settings.body_idle_s, share=share)
-
-        def run() -> bytes:
-            _check_deadline(asked)
-            body = schemas.read(model, data)
-            asked.warnings += body.warnings()
-            return dumped(request, work(body), asked.warnings)
-
-        return wrapped(await pool.run(run))
+        return await answer(request, pool, asked, lambda: work(data))
 
 
 def _check_deadline(asked: Asked) -> None:

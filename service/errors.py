@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class EngineError(Exception):
     """Base of the engine's own errors; `param` and `hint` as in `index.errors`."""
@@ -34,3 +37,23 @@ class UnknownPoint(EngineError):
 
 class ParserFailed(EngineError):
     """A worker process that parses bulk bodies died twice over the same block, or could not be started."""
+
+
+class UnknownJob(EngineError):
+    """No job of that number, or not any more."""
+
+
+class JobExists(EngineError):
+    """A job of that kind waits or runs for the collection already."""
+
+
+class TrainingFailed(EngineError):
+    """The process that trains ended without a binarizer; the message has its last words."""
+
+
+class WorseBinarizer(EngineError):
+    """A binarizer that finds less than the one in use, on sampled queries; `figures` has both."""
+
+    def __init__(self, message: str, *, figures: Mapping[str, Any], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.figures = figures

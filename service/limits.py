@@ -202,7 +202,7 @@ async def read_body(request: Request, *, limit: int, idle: float, share: Share) 
             413,
             "body_too_large",
             f"the body has more than {limit} bytes",
-            hint="send fewer points at once, or use points/bulk, which takes any size",
+            hint="send fewer points at once, use points/bulk, which takes any size, or raise BITFOLD_MAX_BODY_BYTES",
             headers={"Connection": "close"},
         )
     return b"".join(chunks)

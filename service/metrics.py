@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -27,12 +27,7 @@ class Sizes:
 
 
 class Metrics:
-    """Counts requests and reads sizes when it is scraped.
-
-    Parameters
-    ----------
-    sizes : returns the sizes of all collections now; called in the thread that renders.
-    """
+    """Counts requests, and reads what `watch` names when it is scraped."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -59,25 +54,26 @@ class Metrics:
         parts[0].inc()
         parts[1].observe(seconds)
 
-    def watch(self, sizes: Callable[[], Iterable[Sizes]]) -> None:
-        """Show the sizes of collections from now on."""
-        self._registry.register(_SizeCollector(sizes))
+    def watch(self, sizes: Callable[[], Iterable[Sizes]], jobs: Callable[[], Mapping[str, int]]) -> None:
+        """Show the sizes of collections and the number of jobs by state from now on."""
+        self._registry.register(_Gauges(sizes, jobs))
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
         return generate_latest(self._registry)
 
 
-class _SizeCollector(Collector):
-    def __init__(self, sizes: Callable[[], Iterable[Sizes]]) -> None:
+class _Gauges(Collector):
+    def __init__(self, sizes: Callable[[], Iterable[Sizes]], jobs: Callable[[], Mapping[str, int]]) -> None:
         self._sizes = sizes
+        self._jobs = jobs
 
     def describe(self) -> list[GaugeMetricFamily]:
         """Return nothing: registering must not ask for sizes."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read the sizes and yield them as gauges."""
+        """Read sizes and numbers and yield them as gauges."""
         points = GaugeMetricFamily("bitfold_points", "Points of a collection", labels=["collection"])
         indexed = GaugeMetricFamily("bitfold_indexed_points", "Points that have codes", labels=["collection"])
         disk = GaugeMetricFamily("bitfold_disk_bytes", "Bytes on disk by part", labels=["collection", "part"])
@@ -87,4 +83,7 @@ class _SizeCollector(Collector):
             disk.add_metric([size.collection, "vectors"], size.vector_bytes)
             disk.add_metric([size.collection, "record"], size.record_bytes)
             disk.add_metric([size.collection, "codes"], size.code_bytes)
-        yield from (points, indexed, disk)
+        jobs = GaugeMetricFamily("bitfold_jobs", "Jobs by state", labels=["state"])
+        for state, count in self._jobs().items():
+            jobs.add_metric([state], count)
+        yield from (points, indexed, disk, jobs)

@@ -10,16 +10,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from service import schemas
+from service import schemas, schemas_collections, schemas_points, schemas_search
 from service.fields import COMPONENT, POINT_ID_SCHEMA
 
 _REF: Final = "#/components/schemas/"
 ERRORS: Final[dict[int, str]] = {
     400: "Malformed, unknown or out of range; `param` names the input",
     401: "The API key is missing or wrong",
-    404: "No such collection, point or route",
+    404: "No such collection, point, job or route",
     408: "The deadline passed, or the body stopped coming",
-    409: "The collection exists already",
+    409: "It exists already, is under way already, or would make search worse",
     413: "The body, a text or a line is too large",
     415: "The body's encoding is not read here",
     429: "No room for more work now; see Retry-After",
@@ -54,6 +54,8 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "wait": {"type": "string", "enum": ["true", "false"]},
     "ordering": {"type": "string", "enum": ["weak", "medium", "strong"]},
     "timeout": {"type": "integer", "minimum": 1, "maximum": 86_400},
+    "force": {"type": "string", "enum": ["true", "false"]},
+    "space": {"type": "string", "minLength": 1, "maxLength": 1000},
     "consistency": {
         "anyOf": [
             {"type": "integer", "minimum": 1, "maximum": 999_999_999},
@@ -67,24 +69,41 @@ def documented(
     summary: str,
     *,
     result: dict[str, Any],
-    body: type[schemas.Request] | None = None,
+    body: type[schemas.Request] | str | None = None,
     query: tuple[str, ...] = (),
     writes: bool = False,
+    status: int = 200,
     errors: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Return the arguments that document a route whose body is read by the route itself."""
+    """Return the arguments that document a route whose body is read by the route itself.
+
+    Parameters
+    ----------
+    body : a model of JSON, or the media type of bytes that are no JSON.
+    status : of success.
+    """
     codes = {*(_WRITE_ERRORS if writes else _READ_ERRORS), *errors, *(_BODY_ERRORS if body else ())}
-    responses = {200: json_content("The answer", envelope_schema(result))}
+    responses = {status: json_content("The answer", envelope_schema(result))}
     responses |= {code: json_content(ERRORS[code], ref("Error")) for code in sorted(codes)}
     extra: dict[str, Any] = {
         "parameters": [{"name": name, "in": "query", "required": False, "schema": _PARAMETERS[name]} for name in query]
     }
     if body is not None:
-        extra["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": ref(body.__name__)}},
-        }
-    return {"summary": summary, "responses": responses, "openapi_extra": extra, "response_model": None}
+        extra["requestBody"] = _request_body(body)
+    return {
+        "summary": summary,
+        "responses": responses,
+        "status_code": status,
+        "openapi_extra": extra,
+        "response_model": None,
+    }
+
+
+def _request_body(body: type[schemas.Request] | str) -> dict[str, Any]:
+    if isinstance(body, str):
+        return {"required": True, "content": {body: {"schema": {"type": "string"}}}}
+    content = {"application/json": {"schema": ref(body.__name__)}}
+    return {"required": not body.may_be_empty, "content": content}
 
 
 def json_content(description: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -190,6 +209,26 @@ _EXTRA_COMPONENTS: Final[dict[str, Any]] = {
         },
         "required": ["id", "score"],
     },
+    "Job": fields(
+        id={"type": "string"},
+        kind={"type": "string", "enum": ["train", "upgrade"]},
+        collection={"type": "string"},
+        state={"type": "string", "enum": ["queued", "running", "done", "rejected", "failed", "cancelled"]},
+        progress=fields(
+            done=COUNT,
+            total=COUNT,
+            unit={"type": "string"},
+            message={"type": "string"},
+            rate=_NUMBER,
+            eta_seconds=_NUMBER,
+        ),
+        parameters=OBJECT,
+        figures=OBJECT,
+        error={"type": ["object", "null"]},
+        created={"type": "number"},
+        started=_NUMBER,
+        finished=_NUMBER,
+    ),  # fmt: skip
     "Update": fields(operation_id=COUNT, status={"const": "completed"}, affected=COUNT),
     "LineError": fields(
         line={"type": "integer", "minimum": 1},
@@ -209,19 +248,21 @@ _EXTRA_COMPONENTS: Final[dict[str, Any]] = {
     ),
 }
 _BODIES: Final = (
-    schemas.CreateCollection,
-    schemas.UpdateCollection,
-    schemas.CreateIndex,
-    schemas.UpsertPoints,
-    schemas.RetrievePoints,
-    schemas.PointsSelector,
-    schemas.SetPayload,
-    schemas.DeletePayload,
-    schemas.Search,
-    schemas.Query,
-    schemas.QueryBatch,
-    schemas.Scroll,
-    schemas.Count,
+    schemas_collections.CreateCollection,
+    schemas_collections.UpdateCollection,
+    schemas_collections.CreateIndex,
+    schemas_collections.Train,
+    schemas_collections.Upgrade,
+    schemas_points.UpsertPoints,
+    schemas_points.RetrievePoints,
+    schemas_points.PointsSelector,
+    schemas_points.SetPayload,
+    schemas_points.DeletePayload,
+    schemas_search.Search,
+    schemas_search.Query,
+    schemas_search.QueryBatch,
+    schemas_points.Scroll,
+    schemas_points.Count,
 )
 
 
@@ -285,7 +326,8 @@ def _section(path: str, method: str, operation: dict[str, Any], document: dict[s
         example = document["components"]["schemas"][name].get("example", {})
         command += f" \\\n  -H 'Content-Type: application/json' \\\n  -d '{json.dumps(example)}'"
     elif body:
-        command += " \\\n  --data-binary @points.ndjson"
+        file = "points.ndjson" if "application/x-ndjson" in body else "binarizer.safetensors"
+        command += f" \\\n  --data-binary @{file}"
     text = html.escape(operation.get("summary", ""))
     more = html.escape(operation.get("description", ""))
     return (

@@ -20,10 +20,14 @@ import models.errors as ml
 from service.errors import (
     EncoderLoading,
     EncoderUnavailable,
+    JobExists,
     NoEncoder,
     OtherSpace,
     ParserFailed,
+    TrainingFailed,
+    UnknownJob,
     UnknownPoint,
+    WorseBinarizer,
 )
 
 log = logging.getLogger(__name__)
@@ -40,6 +44,7 @@ STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
     ix.InvalidPayload: (400, "invalid_payload"),
     ix.InvalidFilter: (400, "invalid_filter"),
     ix.InvalidName: (400, "invalid_name"),
+    ix.VectorsDropped: (400, "vectors_dropped"),
     ix.NotFound: (404, "not_found"),
     ix.UnknownCollection: (404, "unknown_collection"),
     ix.CollectionExists: (409, "collection_exists"),
@@ -52,10 +57,18 @@ STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
     NoEncoder: (400, "no_encoder"),
     OtherSpace: (400, "other_space"),
     ParserFailed: (503, "parser_failed"),
+    UnknownJob: (404, "unknown_job"),
+    JobExists: (409, "job_exists"),
+    TrainingFailed: (500, "training_failed"),
+    WorseBinarizer: (409, "worse_binarizer"),
     EncoderUnavailable: (503, "encoder_unavailable"),
     EncoderLoading: (503, "encoder_unavailable"),
     ml.UnknownEncoder: (400, "unknown_encoder"),
     ml.InvalidText: (400, "invalid_text"),
+    ml.InvalidVectors: (400, "invalid_vector"),
+    ml.TooFewVectors: (400, "too_few_vectors"),
+    ml.InvalidSize: (400, "invalid_size"),
+    ml.CorruptBinarizer: (400, "invalid_binarizer"),
     ml.ModelError: (503, "encoder_unavailable"),
 }
 
@@ -71,7 +84,7 @@ class ApiError(Exception):
     param : the input at fault, as a path.
     hint : what to do about it.
     headers : extra response headers.
-    partial : what was done before the error, if anything was.
+    partial : what was done or measured before the error, if anything was.
     """
 
     def __init__(
@@ -108,9 +121,16 @@ def translate(error: Exception) -> ApiError:
                 param=getattr(error, "param", None),
                 hint=getattr(error, "hint", None),
                 headers={"Retry-After": "2"} if family is EncoderLoading else None,
+                partial=getattr(error, "figures", None),
             )
     log.error("unexpected error", exc_info=error)
     return ApiError(500, "internal_error", "an unexpected error; the server's log has the details")
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """Return `{type, message, hint}` of an error, as a job keeps it."""
+    wrong = translate(error)
+    return {"type": wrong.type, "message": str(wrong), "hint": wrong.hint}
 
 
 def elapsed(request: Request) -> float:

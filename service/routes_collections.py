@@ -9,17 +9,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from index.collection import Collection
-from service import schemas
+from index.errors import InvalidInput
 from service.context import ADMIN, WRITE, answer, answer_body, query_string, services
 from service.direct import Direct
 from service.engine import Engine
 from service.openapi import BOOLEAN, OBJECT, documented, fields, list_of, ref
 from service.responses import envelope
+from service.schemas_collections import METADATA_KEY, CreateCollection, CreateIndex, UpdateCollection
 
 router = APIRouter(tags=["collections"], route_class=Direct)
 
-# Qdrant clients may carry what only our own PUT knows in `metadata`, which is free in their models.
-METADATA_KEY: Final = "bitfold"
+# What `index` calls by another name than a request does.
+_KEYS: Final = {"dimension": "vectors.size", "dtype": "datatype", "code_dimension": "code_dimensions"}
+_OWN_NOTE: Final = f"metadata.{METADATA_KEY} counts when a collection is made: it is kept and changes nothing now"
 _INDEX_NOTE: Final = "the index is recorded: filters are right without it, and it does not make them faster yet"
 
 
@@ -30,7 +32,7 @@ _INDEX_NOTE: Final = "the index is recorded: filters are right without it, and i
 async def list_collections(request: Request) -> Response:
     """Answer with the names of all collections, damaged ones too."""
     asked = query_string(request, ())
-    names = [{"name": name} for name in services(request).engine.names()]
+    names = [{"name": name} for name in services(request).engine.catalog.names()]
     return envelope(request, {"collections": names}, warnings=asked.warnings)
 
 
@@ -41,14 +43,14 @@ async def list_collections(request: Request) -> Response:
 async def exists(request: Request, collection: str) -> Response:
     """Answer whether there is a collection of that name."""
     query_string(request, ())
-    return envelope(request, {"exists": collection in services(request).engine.names()})
+    return envelope(request, {"exists": collection in services(request).engine.catalog.names()})
 
 
 @router.put(
     "/collections/{collection}",
     **documented(
         "Create a collection, of texts with `encoder`, of vectors with `vectors`",
-        body=schemas.CreateCollection, query=ADMIN, result=BOOLEAN, writes=True, errors=(409,),
+        body=CreateCollection, query=ADMIN, result=BOOLEAN, writes=True, errors=(409,),
     ),
 )  # fmt: skip
 async def create(request: Request, collection: str) -> Response:
@@ -56,30 +58,31 @@ async def create(request: Request, collection: str) -> Response:
     service = services(request)
     asked = query_string(request, ADMIN)
 
-    def make(body: schemas.CreateCollection) -> bool:
-        vectors = body.vectors
-        service.engine.create(
-            collection,
-            dimension=vectors.size if vectors else None,
-            distance=vectors.distance if vectors else None,
-            dtype=body.datatype or (vectors.datatype if vectors else None),
-            encoder=body.encoder or _encoder_in(body.metadata),
-            metadata=body.metadata,
-        )
+    def make(body: CreateCollection) -> bool:
+        vectors, own = body.vectors, body.own()
+        try:
+            service.engine.catalog.create(
+                collection,
+                dimension=vectors.size if vectors else None,
+                distance=vectors.distance if vectors else None,
+                dtype=body.datatype or (vectors.datatype if vectors else None),
+                encoder=own.encoder,
+                metadata=body.metadata,
+                bits=own.bits,
+                code_dimension=own.code_dimensions,
+                store_vectors=own.store_vectors,
+            )
+        except InvalidInput as error:
+            error.param = _KEYS.get(error.param or "", error.param)
+            raise
         return True
 
-    return await answer_body(request, service.writes, asked, schemas.CreateCollection, make)
-
-
-def _encoder_in(metadata: dict[str, Any] | None) -> str | None:
-    ours = (metadata or {}).get(METADATA_KEY)
-    encoder = ours.get("encoder") if isinstance(ours, dict) else None
-    return encoder if isinstance(encoder, str) else None
+    return await answer_body(request, service.writes, asked, CreateCollection, make)
 
 
 @router.get("/collections/{collection}", **documented("Describe a collection", result=OBJECT))
 async def describe(request: Request, collection: str) -> Response:
-    """Answer with Qdrant's collection info and ours: encoder, space, counts of the load, bytes on disk."""
+    """Answer with Qdrant's collection info and ours: encoder, space, codes, counts of the load, bytes on disk."""
     service = services(request)
     asked = query_string(request, (), read=True)
     return await answer(request, service.searches, asked, lambda: info(service.engine, collection))
@@ -89,7 +92,7 @@ async def describe(request: Request, collection: str) -> Response:
     "/collections/{collection}",
     **documented(
         "Change the metadata of a collection",
-        body=schemas.UpdateCollection,
+        body=UpdateCollection,
         query=ADMIN,
         result=BOOLEAN,
         writes=True,
@@ -100,14 +103,16 @@ async def update(request: Request, collection: str) -> Response:
     service = services(request)
     asked = query_string(request, ADMIN)
 
-    def change(body: schemas.UpdateCollection) -> bool:
+    def change(body: UpdateCollection) -> bool:
         if body.metadata is None:
-            service.engine.get(collection)
+            service.engine.catalog.get(collection)
         else:
-            service.engine.set_metadata(collection, body.metadata)
+            service.engine.catalog.set_metadata(collection, body.metadata)
+            if METADATA_KEY in body.metadata:
+                asked.warnings.append(_OWN_NOTE)
         return True
 
-    return await answer_body(request, service.writes, asked, schemas.UpdateCollection, change)
+    return await answer_body(request, service.writes, asked, UpdateCollection, change)
 
 
 @router.delete("/collections/{collection}", **documented("Drop a collection", query=ADMIN, result=BOOLEAN, writes=True))
@@ -115,26 +120,26 @@ async def drop(request: Request, collection: str) -> Response:
     """Delete a collection and its files; the result is false when there was none."""
     service = services(request)
     asked = query_string(request, ADMIN)
-    return await answer(request, service.writes, asked, lambda: service.engine.drop(collection))
+    return await answer(request, service.writes, asked, lambda: service.engine.catalog.drop(collection))
 
 
 @router.put(
     "/collections/{collection}/index",
-    **documented("Record a payload index", body=schemas.CreateIndex, query=WRITE, result=ref("Update"), writes=True),
+    **documented("Record a payload index", body=CreateIndex, query=WRITE, result=ref("Update"), writes=True),
 )
 async def create_index(request: Request, collection: str) -> Response:
     """Keep the wish for an index on a payload field."""
     service = services(request)
     asked = query_string(request, WRITE)
 
-    def record(body: schemas.CreateIndex) -> dict[str, Any]:
+    def record(body: CreateIndex) -> dict[str, Any]:
         wished = body.field_schema
         schema = {"type": wished} if isinstance(wished, str) else wished.model_dump(exclude_unset=True)
-        service.engine.set_field(collection, body.field_name, schema)
+        service.engine.catalog.set_field(collection, body.field_name, schema)
         asked.warnings.append(_INDEX_NOTE)
         return updated(0)
 
-    return await answer_body(request, service.writes, asked, schemas.CreateIndex, record)
+    return await answer_body(request, service.writes, asked, CreateIndex, record)
 
 
 @router.delete(
@@ -147,7 +152,7 @@ async def drop_index(request: Request, collection: str, field: str) -> Response:
     asked = query_string(request, WRITE)
 
     def forget() -> dict[str, Any]:
-        service.engine.set_field(collection, field, None)
+        service.engine.catalog.set_field(collection, field, None)
         return updated(0)
 
     return await answer(request, service.writes, asked, forget)
@@ -160,10 +165,10 @@ def updated(affected: int) -> dict[str, Any]:
 
 def info(engine: Engine, name: str) -> dict[str, Any]:
     """Return the description of one collection."""
-    with engine.using(name) as collection:
+    with engine.catalog.using(name) as collection:
         state = collection.info()
     attributes = collection.config.attributes
-    load = engine.load_of(name)
+    load = engine.catalog.load_of(name)
     return {
         "status": "red" if state.read_only else "green",
         "optimizer_status": {"error": state.read_only} if state.read_only else "ok",
@@ -183,7 +188,14 @@ def info(engine: Engine, name: str) -> dict[str, Any]:
         "rejected": load.rejected,
         "indexed": state.indexed,
         "vector_dtype": collection.config.dtype,
-        "codes": {"bits": 1, "bytes_per_point": state.code_bytes_per_point},
+        "codes": {
+            "bits": state.bits,
+            "code_dimensions": state.code_dimension,
+            "bytes_per_point": state.code_bytes_per_point,
+            "binarizers": state.binarizers,
+        },
+        "store_vectors": collection.config.store_vectors,
+        "codes_only": state.codes_only,
         "disk_bytes": {
             "vectors": state.vector_bytes,
             "record": state.record_bytes,

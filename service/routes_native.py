@@ -10,17 +10,13 @@ from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from service import openapi, schemas
+from service import openapi
 from service.bulk import Report, content_encoding, load
-from service.context import Asked, Services, answer_body, page, query_string, services
+from service.context import query_string, services
 from service.direct import Direct
 from service.limits import arriving
-from service.openapi import ERRORS, OBJECT, documented, envelope_schema, fields, list_of, ref
-from service.payloads import Shape
-from service.queries import Query
+from service.openapi import OBJECT, documented, fields, list_of, ref
 from service.responses import TRUSTED, ApiError, envelope, translate
-from service.routes_points import TRUNCATED, to_params
-from service.vectors import check_text, read_numbers
 from service.version import QDRANT_VERSION, TITLE, bitfold_version
 
 router = APIRouter(route_class=Direct)
@@ -59,78 +55,15 @@ async def encoders(request: Request) -> Response:
 
 
 @router.post(
-    "/collections/{collection}/search",
+    "/collections/{collection}/points/bulk",
     tags=["points"],
     **documented(
-        "Search by text or vector", body=schemas.Search, query=("timeout",),
-        result=fields(points=list_of(ref("Hit")), stages=OBJECT),
+        "Load points from a stream of NDJSON lines",
+        body="application/x-ndjson",
+        result=ref("Bulk"),
+        writes=True,
     ),
-)  # fmt: skip
-async def search(request: Request, collection: str) -> Response:
-    """Answer with the nearest points, best first, and with what was done to find them."""
-    service = services(request)
-    asked = query_string(request, ("timeout",), read=True)
-
-    def read(body: schemas.Search) -> dict[str, Any]:
-        return _search(service, collection, body, asked)
-
-    return await answer_body(request, service.searches, asked, schemas.Search, read)
-
-
-def _search(service: Services, name: str, body: schemas.Search, asked: Asked) -> dict[str, Any]:
-    collection = service.engine.get(name)
-    query = _query(service, body, collection.config.dimension)
-    (found,) = service.engine.search(name, [query], asked.deadline, same=collection)
-    if found.truncated:
-        asked.warnings.append(TRUNCATED)
-    payload = True if body.with_payload is None else body.with_payload
-    shape = Shape(payload, text=body.with_text, qdrant=False)
-    return {"points": [shape.hit(hit) for hit in found.hits], "stages": found.stages}
-
-
-def _query(service: Services, body: schemas.Search, dimension: int) -> Query:
-    limit, offset = page(service.settings, body.limit, body.offset)
-    text = vector = None
-    if isinstance(body.query, str):
-        check_text(body.query, "query", service.settings.max_text_bytes)
-        text = body.query
-    elif isinstance(body.query, list):
-        vector = read_numbers(body.query, "query", dimension)
-    else:
-        raise ApiError(400, "invalid_request", "query is neither a text nor a vector", param="query")
-    return Query(
-        limit=limit,
-        offset=offset,
-        text=text,
-        vector=vector,
-        filter=body.filter,
-        params=to_params(body.params),
-        score_threshold=body.score_threshold,
-        with_payload=body.with_payload is not False,
-        with_text=body.with_text,
-    )
-
-
-_BULK_DOC: dict[str, Any] = {
-    "summary": "Load points from a stream of NDJSON lines",
-    "responses": {
-        200: openapi.json_content("The answer", envelope_schema(ref("Bulk"))),
-        **{
-            code: openapi.json_content(ERRORS[code], ref("Error"))
-            for code in (400, 401, 404, 408, 413, 415, 429, 503, 507)
-        },
-    },
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
-        }
-    },
-    "response_model": None,
-}
-
-
-@router.post("/collections/{collection}/points/bulk", tags=["points"], **_BULK_DOC)
+)
 async def bulk(request: Request, collection: str) -> Response:
     """Read lines `{id, text | vector, payload}`, plain or gzip, any number; batches are durable as they go.
 
@@ -197,7 +130,7 @@ async def readyz(request: Request) -> Response:
     """
     engine = services(request).engine
     ready = engine.encoders.settled()
-    failed, damaged = engine.encoders.failures(), engine.damaged()
+    failed, damaged = engine.encoders.failures(), engine.catalog.damaged()
     result: dict[str, Any] = {
         "ready": ready,
         "encoders_failed_count": len(failed),

@@ -1,27 +1,22 @@
-"""Points in Qdrant's dialect: write, read, delete, query, scroll, count, payloads."""
+"""Points in Qdrant's dialect: write, read, delete, scroll, count, payloads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from index.ids import PointId, parse_id, parse_ids
+from index.ids import PointId, parse_id
 from index.payload import PayloadEdit
-from index.points import SearchParams
-from service import schemas
 from service.context import (
     READ,
     WRITE,
-    Asked,
     Services,
     answer,
     answer_body,
-    check_size,
     page,
     query_string,
     read_ids,
@@ -29,53 +24,58 @@ from service.context import (
 )
 from service.direct import Direct
 from service.errors import UnknownPoint
-from service.fields import Selector, no_effect
 from service.openapi import documented, fields, list_of, ref
 from service.payloads import Shape
-from service.queries import Query
-from service.responses import ApiError
 from service.routes_collections import updated
+from service.schemas_points import (
+    Count,
+    DeletePayload,
+    PointsSelector,
+    RetrievePoints,
+    Scroll,
+    SetPayload,
+    UpsertPoints,
+)
 from service.upsert import write_points
-from service.vectors import TextInput, read_vector
 
 router = APIRouter(prefix="/collections/{collection}/points", tags=["points"], route_class=Direct)
 
-Selecting = TypeVar("Selecting", bound=schemas.PointsSelector)
+Selecting = TypeVar("Selecting", bound=PointsSelector)
 
 
 @router.put(
     "",
-    **documented("Write points", body=schemas.UpsertPoints, query=WRITE, result=ref("Update"), writes=True),
+    **documented("Write points", body=UpsertPoints, query=WRITE, result=ref("Update"), writes=True),
 )
 async def upsert(request: Request, collection: str) -> Response:
     """Write all points of the body or, when one is wrong, none; they are durable when this is answered."""
     service = services(request)
     asked = query_string(request, WRITE)
 
-    def write(body: schemas.UpsertPoints) -> dict[str, Any]:
+    def write(body: UpsertPoints) -> dict[str, Any]:
         count, warnings = write_points(service.engine, service.settings, collection, body)
         asked.warnings += warnings
         return updated(count)
 
-    return await answer_body(request, service.writes, asked, schemas.UpsertPoints, write)
+    return await answer_body(request, service.writes, asked, UpsertPoints, write)
 
 
 @router.post(
     "",
-    **documented("Read points by id", body=schemas.RetrievePoints, query=READ, result=list_of(ref("Point"))),
+    **documented("Read points by id", body=RetrievePoints, query=READ, result=list_of(ref("Point"))),
 )
 async def retrieve(request: Request, collection: str) -> Response:
     """Answer with the points that exist, in the order of the ids."""
     service = services(request)
     asked = query_string(request, READ, read=True)
 
-    def read(body: schemas.RetrievePoints) -> list[dict[str, Any]]:
-        shape = _shape(body, payload=True)
+    def read(body: RetrievePoints) -> list[dict[str, Any]]:
+        shape = _shape(body)
         ids = read_ids(service.settings, body.ids, "ids")
         points = service.engine.points(collection, ids, with_vector=shape.vector, with_text=shape.text)
         return [shape.point(point) for point in points]
 
-    return await answer_body(request, service.searches, asked, schemas.RetrievePoints, read)
+    return await answer_body(request, service.searches, asked, RetrievePoints, read)
 
 
 @router.get(
@@ -101,7 +101,7 @@ async def get_point(request: Request, collection: str, point: str) -> Response:
     "/delete",
     **documented(
         "Delete points by id or filter",
-        body=schemas.PointsSelector,
+        body=PointsSelector,
         query=WRITE,
         result=ref("Update"),
         writes=True,
@@ -112,18 +112,19 @@ async def delete(request: Request, collection: str) -> Response:
     service = services(request)
     asked = query_string(request, WRITE)
 
-    def remove(body: schemas.PointsSelector) -> dict[str, Any]:
+    def remove(body: PointsSelector) -> dict[str, Any]:
         return updated(service.engine.delete(collection, ids=_selected(service, body), filter=body.filter))
 
-    return await answer_body(request, service.writes, asked, schemas.PointsSelector, remove)
+    return await answer_body(request, service.writes, asked, PointsSelector, remove)
 
 
-def _selected(service: Services, body: schemas.PointsSelector) -> list[PointId] | None:
+def _selected(service: Services, body: PointsSelector) -> list[PointId] | None:
     return None if body.points is None else read_ids(service.settings, body.points, "points")
 
 
-def _payload(wanted: bool | Selector | None, *, default: bool) -> bool | Selector:
-    return default if wanted is None else wanted
+def _shape(body: RetrievePoints | Scroll) -> Shape:
+    payload = True if body.with_payload is None else body.with_payload
+    return Shape(payload, vector=bool(body.with_vector), text=body.with_text)
 
 
 async def _edit(
@@ -140,15 +141,15 @@ async def _edit(
 
 
 async def _put_payload(request: Request, collection: str, kind: Literal["set", "overwrite"]) -> Response:
-    def edit(body: schemas.SetPayload) -> PayloadEdit:
+    def edit(body: SetPayload) -> PayloadEdit:
         return PayloadEdit(kind, payload=body.payload, path=body.key)
 
-    return await _edit(request, collection, schemas.SetPayload, edit)
+    return await _edit(request, collection, SetPayload, edit)
 
 
 @router.post(
     "/payload",
-    **documented("Set payload keys", body=schemas.SetPayload, query=WRITE, result=ref("Update"), writes=True),
+    **documented("Set payload keys", body=SetPayload, query=WRITE, result=ref("Update"), writes=True),
 )
 async def set_payload(request: Request, collection: str) -> Response:
     """Set keys and leave the others as they are."""
@@ -157,7 +158,7 @@ async def set_payload(request: Request, collection: str) -> Response:
 
 @router.put(
     "/payload",
-    **documented("Replace payloads", body=schemas.SetPayload, query=WRITE, result=ref("Update"), writes=True),
+    **documented("Replace payloads", body=SetPayload, query=WRITE, result=ref("Update"), writes=True),
 )
 async def overwrite_payload(request: Request, collection: str) -> Response:
     """Replace whole payloads."""
@@ -166,30 +167,30 @@ async def overwrite_payload(request: Request, collection: str) -> Response:
 
 @router.post(
     "/payload/delete",
-    **documented("Delete payload keys", body=schemas.DeletePayload, query=WRITE, result=ref("Update"), writes=True),
+    **documented("Delete payload keys", body=DeletePayload, query=WRITE, result=ref("Update"), writes=True),
 )
 async def delete_payload(request: Request, collection: str) -> Response:
     """Remove keys from payloads."""
 
-    def edit(body: schemas.DeletePayload) -> PayloadEdit:
+    def edit(body: DeletePayload) -> PayloadEdit:
         return PayloadEdit("delete", keys=tuple(body.keys))
 
-    return await _edit(request, collection, schemas.DeletePayload, edit)
+    return await _edit(request, collection, DeletePayload, edit)
 
 
 @router.post(
     "/payload/clear",
-    **documented("Empty payloads", body=schemas.PointsSelector, query=WRITE, result=ref("Update"), writes=True),
+    **documented("Empty payloads", body=PointsSelector, query=WRITE, result=ref("Update"), writes=True),
 )
 async def clear_payload(request: Request, collection: str) -> Response:
     """Remove all keys from payloads."""
-    return await _edit(request, collection, schemas.PointsSelector, lambda _: PayloadEdit("clear"))
+    return await _edit(request, collection, PointsSelector, lambda _: PayloadEdit("clear"))
 
 
 @router.post(
     "/scroll",
     **documented(
-        "Read points page by page", body=schemas.Scroll, query=READ,
+        "Read points page by page", body=Scroll, query=READ,
         result=fields(points=list_of(ref("Point")), next_page_offset={"type": ["integer", "string", "null"]}),
     ),
 )  # fmt: skip
@@ -201,9 +202,9 @@ async def scroll(request: Request, collection: str) -> Response:
     service = services(request)
     asked = query_string(request, READ, read=True)
 
-    def read(body: schemas.Scroll) -> dict[str, Any]:
+    def read(body: Scroll) -> dict[str, Any]:
         limit, _ = page(service.settings, body.limit)
-        shape = _shape(body, payload=True)
+        shape = _shape(body)
         points, following = service.engine.scroll(
             collection,
             after=None if body.offset is None else parse_id(body.offset, param="offset"),
@@ -215,134 +216,19 @@ async def scroll(request: Request, collection: str) -> Response:
         )
         return {"points": [shape.point(point) for point in points], "next_page_offset": following}
 
-    return await answer_body(request, service.searches, asked, schemas.Scroll, read)
+    return await answer_body(request, service.searches, asked, Scroll, read)
 
 
 @router.post(
     "/count",
-    **documented(
-        "Count points", body=schemas.Count, query=READ, result=fields(count={"type": "integer", "minimum": 0})
-    ),
+    **documented("Count points", body=Count, query=READ, result=fields(count={"type": "integer", "minimum": 0})),
 )
 async def count(request: Request, collection: str) -> Response:
     """Answer with the number of points that match; it is always exact."""
     service = services(request)
     asked = query_string(request, READ, read=True)
 
-    def read(body: schemas.Count) -> dict[str, int]:
+    def read(body: Count) -> dict[str, int]:
         return {"count": service.engine.count(collection, body.filter, asked.deadline)}
 
-    return await answer_body(request, service.searches, asked, schemas.Count, read)
-
-
-@router.post(
-    "/query",
-    **documented(
-        "Nearest points to a vector, a text or a point", body=schemas.Query, query=READ,
-        result=fields(points=list_of(ref("Hit"))),
-    ),
-)  # fmt: skip
-async def query(request: Request, collection: str) -> Response:
-    """Answer with the nearest points, best first; under Euclid the score is the distance."""
-    service = services(request)
-    asked = query_string(request, READ, read=True)
-
-    def read(body: schemas.Query) -> dict[str, Any]:
-        return _ask(service, collection, [body], asked)[0]
-
-    return await answer_body(request, service.searches, asked, schemas.Query, read)
-
-
-@router.post(
-    "/query/batch",
-    **documented(
-        "Several queries at once", body=schemas.QueryBatch, query=READ,
-        result=list_of(fields(points=list_of(ref("Hit")))),
-    ),
-)  # fmt: skip
-async def query_batch(request: Request, collection: str) -> Response:
-    """Answer queries in their order; when one is wrong, none is answered."""
-    service = services(request)
-    asked = query_string(request, READ, read=True)
-
-    def read(body: schemas.QueryBatch) -> list[dict[str, Any]]:
-        check_size(len(body.searches), service.settings.max_queries, "searches", "BITFOLD_MAX_QUERIES")
-        for i, search in enumerate(body.searches):
-            asked.warnings += search.warnings(f"searches[{i}].")
-        return _ask(service, collection, body.searches, asked) if body.searches else []
-
-    return await answer_body(request, service.searches, asked, schemas.QueryBatch, read)
-
-
-TRUNCATED = "a query text is longer than the model's window: its end was not used"
-_BATCH_SHARE: Final = 10  # how many times the largest limit + offset all queries of a batch may have together
-
-
-def _ask(service: Services, name: str, bodies: list[schemas.Query], asked: Asked) -> list[dict[str, Any]]:
-    collection = service.engine.get(name)
-    queries = [to_query(service, body, collection.config.dimension, asked) for body in bodies]
-    wanted = sum(query.limit + query.offset for query in queries)
-    if wanted > _BATCH_SHARE * service.settings.max_limit:
-        raise ApiError(
-            400,
-            "limit_too_large",
-            f"the queries ask for {wanted} points together, at most "
-            f"{_BATCH_SHARE * service.settings.max_limit} are allowed",
-            param="searches",
-            hint="send several requests, or raise BITFOLD_MAX_LIMIT",
-        )
-    answers = service.engine.search(name, queries, asked.deadline, same=collection)
-    if any(answer.truncated for answer in answers):
-        asked.warnings.append(TRUNCATED)
-    shapes = [_shape(body, payload=False) for body in bodies]
-    return [{"points": [shape.hit(hit) for hit in answer.hits]} for shape, answer in zip(shapes, answers, strict=True)]
-
-
-def _shape(body: schemas.RetrievePoints | schemas.Scroll | schemas.Query, *, payload: bool) -> Shape:
-    """Return what the rows of the answer hold; `payload` is what None stands for."""
-    return Shape(_payload(body.with_payload, default=payload), vector=bool(body.with_vector), text=body.with_text)
-
-
-def to_query(service: Services, body: schemas.Query, dimension: int, asked: Asked) -> Query:
-    """Turn a request into the engine's question; raises ApiError or InvalidId."""
-    limit, offset = page(service.settings, body.limit, body.offset)
-    wanted, path = body.query, "query"
-    if isinstance(wanted, dict) and "nearest" in wanted:
-        extra = sorted(set(wanted) - {"nearest"})
-        if extra:
-            raise ApiError(400, "unknown_key", f"query.{extra[0]} is not supported", param=f"query.{extra[0]}")
-        wanted, path = wanted["nearest"], "query.nearest"
-    vector: np.ndarray[Any, np.dtype[np.float32]] | None = None
-    text: TextInput | None = None
-    point: PointId | None = None
-    if isinstance(wanted, int | str):
-        point = parse_ids([wanted], param=path)[0]
-    else:
-        found = read_vector(wanted, path, dimension=dimension, max_text_bytes=service.settings.max_text_bytes)
-        if isinstance(found, TextInput):
-            text = found
-            if found.options:
-                asked.warnings.append(no_effect("options", f"{path}.options"))
-        else:
-            vector = found
-    return Query(
-        limit=limit,
-        offset=offset,
-        vector=vector,
-        text=text.text if text else None,
-        encoder=text.model if text else None,
-        point=point,
-        filter=body.filter,
-        params=to_params(body.params),
-        score_threshold=body.score_threshold,
-        with_payload=_payload(body.with_payload, default=False) is not False,
-        with_text=body.with_text,
-        with_vector=bool(body.with_vector),
-    )
-
-
-def to_params(params: schemas.Params | None) -> SearchParams:
-    """Return how to search."""
-    if params is None:
-        return SearchParams()
-    return SearchParams(exact=params.exact, candidates=params.candidates, rerank=params.rerank)
+    return await answer_body(request, service.searches, asked, Count, read)

@@ -138,6 +138,9 @@ class Settings(BaseModel):
     parser_nice: int = Field(
         default=10, ge=0, le=19, description="How far these processes step back behind searches (`nice`)."
     )
+    training_nice: int = Field(
+        default=10, ge=0, le=19, description="How far a process that trains steps back behind searches (`nice`)."
+    )
     faiss_threads: int = Field(default=1, ge=1, le=256, description="FAISS threads of one search.")
     torch_threads: int = Field(
         default=0, ge=0, le=256, description="torch threads that encode a load, a batch each; 0: one per core."

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from index.ids import PointId, parse_id
 from index.points import content_hash
-from service import schemas
 from service.context import check_batch, dump_payload
 from service.engine import Engine
 from service.fields import no_effect
 from service.ingest import Incoming
 from service.responses import ApiError
+from service.schemas_points import BatchInput, PointInput, UpsertPoints
 from service.settings import Settings
 from service.vectors import TextInput, check_text, read_vector
 
@@ -21,25 +21,25 @@ Row = tuple[PointId, Content, bytes]
 _NAMED_TRUNCATED = 10
 
 
-def write_points(engine: Engine, settings: Settings, name: str, body: schemas.UpsertPoints) -> tuple[int, list[str]]:
+def write_points(engine: Engine, settings: Settings, name: str, body: UpsertPoints) -> tuple[int, list[str]]:
     """Write the points of a request; return how many there were, and warnings about texts that were cut.
 
     Raises ApiError, InvalidInput, and what `Engine.upsert` raises. Nothing is half applied.
     """
-    collection = engine.get(name)
+    collection = engine.catalog.get(name)
     dimension = collection.config.dimension
     reader = _Reader(dimension, settings)
     rows = reader.columns(body.batch) if body.batch is not None else reader.rows(body.points or [])
     if not rows:
         return 0, []
-    engine.count_load(name, received=len(rows))
+    engine.catalog.count_load(name, received=len(rows))
     try:
         incoming = to_incoming(rows, dimension)
         outcome = engine.upsert(name, incoming, encoder=reader.model, same=collection)
     except Exception:
-        engine.count_load(name, rejected=len(rows))
+        engine.catalog.count_load(name, rejected=len(rows))
         raise
-    engine.count_load(name, durable=len(rows))
+    engine.catalog.count_load(name, durable=len(rows))
     warnings = reader.warnings
     if outcome.truncated:
         named = ", ".join(repr(rows[i][0]) for i in outcome.truncated[:_NAMED_TRUNCATED])
@@ -77,11 +77,11 @@ class _Reader:
         self._has_text = False
         self.warnings: list[str] = []
 
-    def rows(self, points: list[schemas.PointInput]) -> list[Row]:
+    def rows(self, points: list[PointInput]) -> list[Row]:
         check_batch(self._settings, len(points), "points")
         return [self._row(point, f"points[{i}]") for i, point in enumerate(points)]
 
-    def _row(self, point: schemas.PointInput, path: str) -> Row:
+    def _row(self, point: PointInput, path: str) -> Row:
         if (point.vector is None) == (point.text is None):
             raise ApiError(
                 400, "invalid_request", f"{path} needs exactly one of vector and text", param=path,
@@ -95,7 +95,7 @@ class _Reader:
             content = self._vector(point.vector, f"{path}.vector")
         return parse_id(point.id, param=f"{path}.id"), content, dump_payload(point.payload, f"{path}.payload")
 
-    def columns(self, batch: schemas.BatchInput) -> list[Row]:
+    def columns(self, batch: BatchInput) -> list[Row]:
         vectors = batch.vectors
         if isinstance(vectors, dict) and list(vectors) == [""]:
             vectors = vectors[""]

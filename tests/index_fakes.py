@@ -3,38 +3,95 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 
 import numpy as np
 
+from index.codes import prefix_values
 from index.collection import Collection
 from index.options import StoreOptions
 from index.points import Batch, CollectionConfig, content_hash
 from index.store import Store
 
+# Levels of a normal variable lie closest with this value of the grid's unit, in standard deviations.
+UNITS = {1: 1.0, 2: 0.9957, 3: 1.172, 4: 1.341}
+HEADER = struct.Struct("<4sIIIIf")
+
 
 class RandomRotation:
-    """Centres, rotates, keeps signs; code dimensions beyond d are padding with level 0."""
+    """Centres, rotates, rounds to `unit` times a mid-rise grid; code dimensions beyond its rows are padding.
 
-    def __init__(self, mean, matrix):
+    `matrix` is (rows, d), orthonormal rows; fewer than d make a worse binarizer. With `reads_older` its queries
+    score the codes of older ones with the same directions and unit. One bit has no unit: levels are signs.
+    """
+
+    def __init__(self, mean, matrix, *, bits=1, unit=1.0, learned=False, reads_older=False):
         self.mean = mean
         self.matrix = matrix
+        self.bits = bits
+        self.unit = unit
+        self.learned = learned
+        self.reads_older = reads_older
         self.dimension = len(mean)
-        self.code_dimension = -(-self.dimension // 8) * 8
+        self.code_dimension = -(-len(matrix) // 8) * 8
+        self.identity = f"fake-{bits}b-{zlib.crc32(self.to_bytes()):08x}"
 
     def _pad(self, array):
-        return np.pad(array, ((0, 0), (0, self.code_dimension - self.dimension)))
+        return np.pad(array, ((0, 0), (0, self.code_dimension - array.shape[1])))
 
     def encode(self, vectors):
         x = (vectors - self.mean) @ self.matrix.T
-        sums = np.abs(x).sum(axis=1)
-        factors = np.divide((x * x).sum(axis=1), sums, out=np.zeros_like(sums), where=sums > 0)
-        return self._pad((x >= 0).astype(np.uint8)), factors.astype(np.float32)
+        levels = levels_of(x / self.unit, self.bits)
+        factors = [correction(x, self.unit * prefix_of(levels, self.bits, p)) for p in range(1, self.bits + 1)]
+        return self._pad(levels), np.stack(factors, axis=1).astype(np.float32)
 
     def queries(self, vectors):
-        return np.ascontiguousarray(self._pad(vectors @ self.matrix.T), dtype=np.float32)
+        return np.ascontiguousarray(self._pad(vectors @ self.matrix.T * self.unit), dtype=np.float32)
+
+    def query_levels(self, vectors):
+        y = vectors @ self.matrix.T
+        units = UNITS[self.bits] * np.sqrt((y * y).mean(axis=1, keepdims=True))
+        levels = levels_of(y / units, self.bits)
+        scales = self.unit * units[:, 0] * correction(y, units * prefix_of(levels, self.bits, self.bits))
+        return self._pad(levels), scales.astype(np.float32)
+
+    def reads(self, older):
+        same = np.array_equal(self.matrix[: len(older.matrix)], older.matrix) and self.unit == older.unit
+        return self.reads_older and same
 
     def to_bytes(self):
-        return np.concatenate([self.mean, self.matrix.ravel()]).astype("<f4").tobytes()
+        data = np.concatenate([self.mean, self.matrix.ravel()]).astype("<f4").tobytes()
+        if (self.bits, self.learned, len(self.matrix)) == (1, False, self.dimension):
+            return data  # as before there were more bits: what golden data of version 1 holds
+        flags = self.learned + 2 * self.reads_older
+        return HEADER.pack(b"FAKE", self.bits, len(self.matrix), self.dimension, flags, self.unit) + data
+
+
+def levels_of(x, bits):
+    """Levels of values in units of the grid."""
+    return np.clip(np.floor(x * 2 ** (bits - 1) / 2 + 2 ** (bits - 1)), 0, 2**bits - 1).astype(np.uint8)
+
+
+def prefix_of(levels, bits, p):
+    """The values of the first p planes: a sum of +-1, +-1/2, ..., term by term."""
+    return sum(2.0**-t * (2.0 * (levels >> (bits - 1 - t) & 1) - 1) for t in range(p))
+
+
+def correction(x, approximation):
+    """What makes `<x, approximation>` the squared norm of x."""
+    products = (x * approximation).sum(axis=1)
+    return np.divide((x * x).sum(axis=1), products, out=np.zeros_like(products), where=products > 0)
+
+
+def trained(vectors, *, bits=1, rows=None, seed=0, learned=True, reads_older=False):
+    """A binarizer as somebody would train it, over `rows` random directions."""
+    d = vectors.shape[1]
+    matrix, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))
+    matrix = matrix[:rows].astype(np.float32)
+    mean = vectors.mean(axis=0).astype(np.float32)
+    unit = 1.0 if bits == 1 else float(np.float32(UNITS[bits] * ((vectors - mean) @ matrix.T).std()))
+    return RandomRotation(mean, matrix, bits=bits, unit=unit or 1.0, learned=learned, reads_older=reads_older)
 
 
 class RotationFactory:
@@ -43,18 +100,24 @@ class RotationFactory:
     def __init__(self):
         self.fits = 0
 
-    def fit(self, vectors, seed):
+    def fit(self, vectors, seed, *, bits, dimensions):
         self.fits += 1
-        d = vectors.shape[1]
-        matrix, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))
-        return RandomRotation(vectors.mean(axis=0).astype(np.float32), matrix.astype(np.float32))
+        return trained(vectors, bits=bits, rows=dimensions, seed=seed, learned=False)
 
     def load(self, data):
-        values = np.frombuffer(data, "<f4")
-        d = int((np.sqrt(1 + 4 * len(values)) - 1) / 2)
-        if len(data) != 4 * (d + d * d):
+        if data[:4] != b"FAKE":
+            values = np.frombuffer(data, "<f4")
+            d = int((np.sqrt(1 + 4 * len(values)) - 1) / 2)
+            return self._read(data, d, d)
+        _, bits, rows, d, flags, unit = HEADER.unpack(data[: HEADER.size])
+        more = {"learned": bool(flags & 1), "reads_older": bool(flags & 2)}
+        return self._read(data[HEADER.size :], rows, d, bits=bits, unit=unit, **more)
+
+    def _read(self, data, rows, d, **more):
+        if len(data) != 4 * (d + rows * d):
             raise ValueError("not a rotation")
-        return RandomRotation(values[:d].copy(), values[d:].reshape(d, d).copy())
+        values = np.frombuffer(data, "<f4")
+        return RandomRotation(values[:d].copy(), values[d:].reshape(rows, d).copy(), **more)
 
 
 DIMENSION = 16
@@ -77,8 +140,8 @@ def open_store(path, factory=None, **changes):
     return Store(path, factory or RotationFactory(), options(**changes))
 
 
-def config(distance="Cosine", *, dimension=DIMENSION, dtype="float32", **attributes):
-    return CollectionConfig(dimension=dimension, distance=distance, dtype=dtype, attributes=attributes)
+def config(distance="Cosine", *, dimension=DIMENSION, dtype="float32", bits=1, code_dimension=None, **attributes):
+    return CollectionConfig(dimension, distance, dtype, attributes, bits, code_dimension)
 
 
 def vectors_of(n, seed=0, *, dimension=DIMENSION, spread=0.0):
@@ -150,3 +213,31 @@ def check_hits(hits, query, vectors_by_id, k, distance, tolerance=1e-5):
     assert (np.diff(got) <= 0).all()
     best = np.sort(scores)[::-1][: len(hits)]
     assert np.abs(got - best).max() <= tolerance * scale
+
+
+def rounding(query):
+    """An upper bound of what rounding a table a nibble to 8 bits can add up to in a scan with an `(m,)` query."""
+    nibbles = np.abs(query).reshape(-1, 4).sum(axis=1) * 2
+    return nibbles.max() / 255 * len(nibbles) + 1e-3
+
+
+def brute_force(collection, query, p):
+    """Estimates by p planes of all coded rows, in their order, in float64; how far a scan's rounding may take them."""
+    estimates, slack = [], []
+    for segment in collection.view.segments:
+        binarizer = collection.view.binarizers[segment.binarizer]
+        data = segment.data()
+        coded = binarizer.queries(query[None])[0]
+        used = min(p, segment.bits)
+        part = data.factors[:, used - 1] * (prefix_values(data.planes, used).astype(np.float64) @ coded)
+        part += query.astype(np.float64) @ binarizer.mean
+        estimates.append(part if data.beta is None else part + data.beta)
+        slack.append(data.factors[:, used - 1] * rounding(coded))
+    return np.concatenate(estimates), np.concatenate(slack)
+
+
+def estimates_of(result, query, distance):
+    """The estimates that the scores of a search for all rows stand for, in the order of ids."""
+    scores = np.empty(len(result.hits))
+    scores[[hit.id for hit in result.hits]] = [hit.score for hit in result.hits]
+    return ((query.astype(np.float64) ** 2).sum() - scores**2) / 2 if distance == "Euclid" else scores

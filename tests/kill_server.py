@@ -64,10 +64,11 @@ def group_members(group: int) -> list[int]:
 
 
 class Server:
-    """One server process at a time over one data directory."""
+    """One server process at a time over one data directory; `settings` are further BITFOLD_* variables."""
 
-    def __init__(self, kind: Kind, data_dir: Path) -> None:
+    def __init__(self, kind: Kind, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
+        self._settings = settings
         self.port = 0
         self.log = data_dir.with_name(f"{data_dir.name}.log")
         self._program = PROGRAMS[kind]
@@ -88,7 +89,7 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, *self._program],
                 cwd=ROOT,
-                env=clean | settings,
+                env=clean | settings | self._settings,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -25,6 +25,8 @@ OTHER_FILES = {
     "docs/design.md": "how the pieces fit, and the interfaces between packages",
     "docs/storage.md": "what is promised, and every byte on disk",
     "docs/deployment.md": "running it: container, backup, sizing, how the image was checked",
+    "docs/compression.md": "what bits, dimensions and training cost and give, beside other quantizers",
+    "docs/compression-tables.md": "every measured figure behind docs/compression.md",
     "docs/benchmarks.md": "measured tables, with the commands that made them",
     "docs/log.md": "dated experiments, failures included",
     "service/sample/": "305 documents and 129 questions with known answers, for demo and tests",
@@ -62,7 +64,7 @@ def files_table() -> str:
     head = ["| file | |", "|---|---|"]
     rows = [f"| `{name}` | {text} |" for name, text in OTHER_FILES.items()]
     for folder in ("service", "index", "models", "benchmarks"):
-        rows += [_row(path) for path in sorted((ROOT / folder).glob("*.py")) if path.read_text().strip()]
+        rows += [_row(path) for path in sorted((ROOT / folder).rglob("*.py")) if path.read_text().strip()]
     tests = [_row(path) for path in sorted((ROOT / "tests").glob("*.py"))]
     return "\n".join([*head, *rows, "", "<details><summary>tests/</summary>", "", *head, *tests, "", "</details>"])
 

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import faiss
 import numpy as np
 import pytest
 
-from index import codes
-from index.code_index import CORNERS, CodeIndex, to_blocks
+from index import plane_scores as plane_scores_module
+from index.code_index import CORNERS, CodeIndex, from_blocks, to_blocks
+from index.codes import integer_products, pack, pack_bits, prefix_values, unpack, unpack_bits, values
+from index.plane_scores import deinterleave, further_scores, interleave, plane_scores
+from tests.index_fakes import rounding
+
+
+def random_levels(n, m, bits, seed=0):
+    return np.random.default_rng(seed).integers(0, 1 << bits, (n, m)).astype(np.uint8)
 
 
 def random_codes(n, m, seed=0):
-    levels = np.random.default_rng(seed).integers(0, 2, (n, m)).astype(np.uint8)
-    return levels, codes.pack(levels)
+    """Levels of one bit and their plane."""
+    levels = random_levels(n, m, 1, seed)
+    return levels, np.ascontiguousarray(pack(levels, 1)[:, 0])
+
+
+def signs(packed):
+    """The +-1 that one plane stands for."""
+    return prefix_values(packed[:, None], 1)
+
+
+def slow_scores(query, packed):
+    return signs(packed) @ query
 
 
 def query_of(m, seed=1):
     return np.random.default_rng(seed).standard_normal(m).astype(np.float32)
-
-
-def rounding(query):
-    """An upper bound of what rounding a table a nibble to 8 bits can add up to."""
-    nibbles = np.abs(query).reshape(-1, 4).sum(axis=1) * 2
-    return nibbles.max() / 255 * len(nibbles) + 1e-3
 
 
 def whole(n):
@@ -46,39 +59,141 @@ def faiss_index(levels, kind):
     return index
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("m", [8, 24, 384])
-def test_packing_by_hand(m):
-    levels, packed = random_codes(5, m)
+def test_packing_by_hand(m, bits):
+    levels = random_levels(5, m, bits)
+    planes = pack(levels, bits)
+    assert planes.shape == (5, bits, m // 8)
     for row in range(5):
         for j in range(m):
-            assert packed[row, j // 8] >> (j % 8) & 1 == levels[row, j]
-    np.testing.assert_array_equal(codes.unpack(packed), levels)
-    np.testing.assert_array_equal(codes.signs(packed), np.where(levels, 1, -1))
+            for t in range(bits):
+                assert planes[row, t, j // 8] >> (j % 8) & 1 == levels[row, j] >> (bits - 1 - t) & 1
+    np.testing.assert_array_equal(unpack(planes), levels)
+    for p in range(1, bits + 1):
+        np.testing.assert_array_equal(unpack(planes[:, :p]), levels >> (bits - p))
+    assert unpack(pack(levels[:0], bits)).shape == (0, m)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_values_are_the_sum_of_signed_halves(bits):
+    levels = random_levels(9, 16, bits)
+    planes = pack(levels, bits)
+    expected = np.zeros(levels.shape)
+    for p in range(1, bits + 1):
+        expected += 2.0 ** -(p - 1) * np.where(levels >> (bits - p) & 1, 1.0, -1.0)
+        got = prefix_values(planes, p)
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(values(levels, bits), expected)
+    grid = values(np.arange(1 << bits, dtype=np.uint8), bits)
+    np.testing.assert_array_equal(np.diff(grid), 2.0 ** (1 - (bits - 1)))
+    assert grid[0] == -grid[-1]
+
+
+@pytest.mark.parametrize("u", [0, 1, 2, 3])
+def test_the_integer_identity(u):
+    """Beside the slow float formula, and the one that counts bits (BEBR: both hold exactly)."""
+    m, bits = 48, u + 1
+    queries, documents = random_levels(3, m, bits, 1), random_levels(7, m, bits, 2)
+    got = integer_products(queries, documents, bits)
+    assert got.dtype == np.int64
+    slow = values(queries, bits).astype(np.float64) @ values(documents, bits).astype(np.float64).T
+    np.testing.assert_array_equal(got / 4.0**u, slow)
+    query_planes, planes = pack(queries, bits), pack(documents, bits)
+    counted = np.zeros(got.shape)
+    for s in range(bits):
+        for t in range(bits):
+            different = np.bitwise_count(query_planes[:, None, s] ^ planes[None, :, t]).sum(axis=2, dtype=np.int64)
+            counted += 2.0 ** -(s + t) * (m - 2 * different)
+    np.testing.assert_array_equal(got / 4.0**u, counted)
+    # What symmetric search computes: the query's values as floats against planes.
+    for query, expected in zip(queries, got, strict=True):
+        if bits in (1, 2, 4):
+            floats = values(query, bits)
+            got = plane_scores(floats, np.ascontiguousarray(planes[:, 0])) + further_scores(
+                floats, interleave(planes[:, 1:]), bits, bits
+            )
+            np.testing.assert_allclose(got * 4.0**u, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("m", [8, 16, 24, 136, 384, 1024])
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 33, 500])
+def test_scores_of_planes_are_products_with_prefix_values(n, m):
+    query = query_of(m)
+    close = {"rtol": 1e-5, "atol": 1e-4 * m**0.5}
+    for bits in (1, 2, 4):
+        planes = pack(random_levels(n, m, bits, seed=m), bits)
+        first = plane_scores(query, np.ascontiguousarray(planes[:, 0]))
+        np.testing.assert_allclose(first, prefix_values(planes, 1) @ query, **close)
+        rest = interleave(planes[:, 1:])
+        assert rest.nbytes == planes[:, 1:].nbytes
+        for p in range(1, bits + 1):
+            got = first + further_scores(query, rest, bits, p)
+            assert got.dtype == np.float32
+            np.testing.assert_allclose(got, prefix_values(planes, p) @ query, **close)
+
+
+@pytest.mark.parametrize("f", [0, 1, 3])
+@pytest.mark.parametrize("m", [8, 24, 384])
+def test_interleaving_is_undone(f, m, monkeypatch):
+    monkeypatch.setattr(plane_scores_module, "PIECE", 7)
+    planes = np.random.default_rng(0).integers(0, 256, (20, f, m // 8), dtype=np.uint8)
+    rest = interleave(planes)
+    assert rest.shape == (20, f * m // 8)
+    np.testing.assert_array_equal(deinterleave(rest, f, m // 8), planes)
+
+
+@pytest.mark.parametrize("m", [8, 40])
+def test_interleaved_planes_by_hand(m):
+    levels = random_levels(5, m, 4)
+    rest = interleave(pack(levels, 4)[:, 1:])
+    nibbles = np.stack([rest & 15, rest >> 4], axis=2).reshape(5, -1)
+    for group in range(m // 4):
+        for t in range(3):
+            at = nibbles[:, 3 * group + t]
+            np.testing.assert_array_equal(at & 7, levels[:, 4 * group + t] & 7)
+            np.testing.assert_array_equal(at >> 3, levels[:, 4 * group + 3] >> (2 - t) & 1)
+
+
+def test_threads_score_at_once():
+    planes = random_codes(700, 64)[1]
+    queries = [query_of(64, seed) for seed in range(40)]
+    alone = [plane_scores(query, planes) for query in queries]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda query: plane_scores(query, planes), queries))
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_bitmaps_are_least_significant_bit_first():
     flags = np.zeros(11, dtype=np.bool_)
     flags[[0, 9]] = True
-    assert codes.pack_bits(flags).tolist() == [1, 2]
-    np.testing.assert_array_equal(codes.unpack_bits(codes.pack_bits(flags), 11), flags)
-
-
-def test_slow_scores_are_inner_products():
-    levels, packed = random_codes(7, 16)
-    query = query_of(16)
-    expected = [sum(q if bit else -q for q, bit in zip(query, row, strict=True)) for row in levels]
-    np.testing.assert_allclose(codes.scores(query[None], packed)[0], expected, rtol=1e-5)
+    assert pack_bits(flags).tolist() == [1, 2]
+    np.testing.assert_array_equal(unpack_bits(pack_bits(flags), 11), flags)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 8), (31, 16), (32, 64), (33, 40), (100, 384)])
 def test_blocks_are_what_faiss_makes(n, m):
     levels, packed = random_codes(n, m, seed=n)
     index = faiss_index(levels, "ivf")
-    index.add(codes.signs(packed))
+    index.add(signs(packed))
     lists = faiss.downcast_InvertedLists(index.invlists)
     size = -(-n // 32) * 32 * m // 8
     made = faiss.rev_swig_ptr(lists.get_codes(0), size)
     np.testing.assert_array_equal(to_blocks(packed), made)
+    np.testing.assert_array_equal(from_blocks(made, m // 8, np.arange(n)), packed)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 8), (31, 16), (100, 40), (333, 384)])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_codes_are_read_back(n, m, bands):
+    _, packed = random_codes(n, m, seed=n)
+    order = np.random.default_rng(4).permutation(n)
+    index = CodeIndex(packed, [np.sort(band) for band in np.array_split(order, bands)])
+    np.testing.assert_array_equal(index.codes_at(np.arange(n)), packed)
+    some = np.random.default_rng(5).integers(0, n, 20)
+    np.testing.assert_array_equal(index.codes_at(some), packed[some])
+    assert index.codes_at(some[:0]).shape == (0, m // 8)
 
 
 @pytest.mark.parametrize("m", [8, 24, 128, 384])
@@ -87,7 +202,7 @@ def test_scan_finds_the_best_within_rounding(m, k):
     n = 137
     _, packed = random_codes(n, m)
     query = query_of(m)
-    slow = codes.scores(query[None], packed)[0]
+    slow = slow_scores(query, packed)
     positions, scores = CodeIndex(packed, whole(n)).scan(query, k, None)
     assert len(set(positions.tolist())) == len(positions) == min(k, n)
     slack = rounding(query)
@@ -99,7 +214,7 @@ def test_scan_finds_the_best_within_rounding(m, k):
 def test_the_rounding_bound_can_fail():
     _, packed = random_codes(64, 128)
     query = query_of(128)
-    assert np.abs(codes.scores(query[None], packed)[0]).max() > 2 * rounding(query)
+    assert np.abs(slow_scores(query, packed)).max() > 2 * rounding(query)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05])
@@ -109,16 +224,16 @@ def test_selector_is_honoured(share, k):
     _, packed = random_codes(n, 64)
     query = query_of(64)
     flags = np.random.default_rng(2).random(n) < share
-    positions, _ = CodeIndex(packed, whole(n)).scan(query, k, codes.pack_bits(flags))
+    positions, _ = CodeIndex(packed, whole(n)).scan(query, k, pack_bits(flags))
     assert flags[positions].all()
     assert len(set(positions.tolist())) == len(positions) == min(k, flags.sum())
-    slow = np.where(flags, codes.scores(query[None], packed)[0], -np.inf)
+    slow = np.where(flags, slow_scores(query, packed), -np.inf)
     assert slow[positions].max() >= slow.max() - 2 * rounding(query)
 
 
 def test_nothing_allowed_gives_nothing():
     _, packed = random_codes(70, 32)
-    positions, scores = CodeIndex(packed, whole(70)).scan(query_of(32), 5, codes.pack_bits(np.zeros(70, bool)))
+    positions, scores = CodeIndex(packed, whole(70)).scan(query_of(32), 5, pack_bits(np.zeros(70, bool)))
     assert len(positions) == len(scores) == 0
 
 
@@ -132,7 +247,7 @@ def test_each_band_keeps_its_own_candidates(k):
     index = CodeIndex(packed, bands)
     assert index.bands == 3
     positions, scores = index.scan(query, k, None)
-    slow = codes.scores(query[None], packed)[0]
+    slow = slow_scores(query, packed)
     assert np.abs(scores - slow[positions]).max() <= rounding(query)
     for band in bands:
         mine = np.intersect1d(positions, band)
@@ -140,7 +255,7 @@ def test_each_band_keeps_its_own_candidates(k):
         assert slow[mine].min() >= np.sort(slow[band])[::-1][len(mine) - 1] - 2 * rounding(query)
     flags = np.zeros(n, dtype=np.bool_)
     flags[bands[1][:5]] = True
-    allowed, _ = index.scan(query, k, codes.pack_bits(flags))
+    allowed, _ = index.scan(query, k, pack_bits(flags))
     assert len(allowed) == min(k, 5)
     assert flags[allowed].all()
 
@@ -151,9 +266,9 @@ def test_documents_with_the_lowest_score_are_not_lost():
     levels, _ = random_codes(n, m)
     query = query_of(m)
     levels[[7, 30]] = query < 0
-    packed = codes.pack(levels)
+    packed = pack(levels, 1)[:, 0]
     bare = faiss_index(levels, "ivf")
-    bare.add(codes.signs(packed))
+    bare.add(signs(packed))
     _, found = bare.search(query[None], n)
     assert set(range(n)) - set(found[0].tolist()) == {7, 30}
 
@@ -163,19 +278,19 @@ def test_documents_with_the_lowest_score_are_not_lost():
     lowest = scores[np.isin(positions, [7, 30])]
     np.testing.assert_allclose(lowest, -np.abs(query).sum(), rtol=1e-5)
     flags = np.arange(n) % 10 == 0
-    assert sorted(index.scan(query, 9, codes.pack_bits(flags))[0].tolist()) == [0, 10, 20, 30, 40]
+    assert sorted(index.scan(query, 9, pack_bits(flags))[0].tolist()) == [0, 10, 20, 30, 40]
     assert len(index.scan(np.zeros(m, np.float32), 20, None)[0]) == 20
 
 
 def test_faiss_remove_then_add_corrupts_fast_scan():
     """Why an index is never changed. If this fails, FAISS was repaired: reconsider `index/code_index.py`."""
     levels, packed = random_codes(100, 64)
-    signs = codes.signs(packed)
+    decoded = signs(packed)
     index = faiss_index(levels, "flat")
-    index.add(signs[:70])
+    index.add(decoded[:70])
     index.remove_ids(np.arange(10, dtype=np.int64))
-    index.add(signs[70:])
-    expected = np.concatenate([signs[10:70], signs[70:]])
+    index.add(decoded[70:])
+    expected = np.concatenate([decoded[10:70], decoded[70:]])
     got = np.array([index.reconstruct(i) for i in range(index.ntotal)])
     assert index.ntotal == len(expected)
     assert not np.array_equal(got, expected)
@@ -185,7 +300,7 @@ def test_faiss_flat_fast_scan_refuses_a_selector():
     """Why codes lie in inverted lists."""
     levels, packed = random_codes(40, 64)
     index = faiss_index(levels, "flat")
-    index.add(codes.signs(packed))
+    index.add(signs(packed))
     params = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, 5))
     with pytest.raises(RuntimeError):
         index.search(query_of(64)[None], 3, params=params)

@@ -6,10 +6,12 @@ import logging
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from index.codes_file import load, save
 from index.errors import CorruptCollection
 from index.maintenance import optimize
 from index.points import SearchParams
@@ -129,8 +131,10 @@ def test_a_record_without_its_tables_is_refused(store):
     damaged(store, change)
 
 
-@pytest.mark.parametrize("harm", ["delete", "flip", "cut", "garbage"])
-def test_codes_are_made_again(store, collection, caplog, harm):
+@pytest.mark.parametrize("harm", ["delete", "flip", "cut", "garbage", "other bits"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_codes_are_made_again(store, caplog, harm, bits):
+    collection = store.create("b", config("Dot", bits=bits))
     fill(collection, 150)
     optimize(collection)
     queries = vectors_of(5, 9)
@@ -144,6 +148,9 @@ def test_codes_are_made_again(store, collection, caplog, harm):
         raw[len(raw) // 2] ^= 8
         if harm == "delete":
             path.unlink()
+        elif harm == "other bits":
+            codes = load(path)
+            save(path, replace(codes, planes=codes.planes.repeat(2, axis=1), factors=codes.factors.repeat(2, axis=1)))
         else:
             path.write_bytes({"flip": raw, "cut": raw[:50], "garbage": b"x" * 5000}[harm])
     factory = RotationFactory()
@@ -151,7 +158,7 @@ def test_codes_are_made_again(store, collection, caplog, harm):
         store = open_store(store.directory, factory)
     assert "again" in caplog.text
     assert factory.fits == 0
-    after = store.get("c").search(queries, 10, params=CODES)
+    after = store.get("b").search(queries, 10, params=CODES)
     assert [[h.id for h in r.hits] for r in after] == [[h.id for h in r.hits] for r in before]
     store.close()
 

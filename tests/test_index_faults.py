@@ -8,11 +8,12 @@ import os
 import numpy as np
 import pytest
 
-from index import maintenance
+from index import compaction, maintenance, merging
 from index.errors import DiskFull, ReadOnlyCollection
 from index.filters import parse_filter
 from index.options import StoreOptions
 from index.points import SearchParams
+from index.record import Writer
 from tests.index_fakes import batch_of, config, fill, open_store
 
 D = 16
@@ -47,7 +48,7 @@ def test_a_compaction_that_cannot_map_its_file_changes_nothing(store, monkeypatc
     collection = filled(store)
     collection.delete(list(range(30)))
     with monkeypatch.context() as patch:
-        fail(patch, maintenance, "map_file", OSError(errno.EMFILE, "too many open files"))
+        fail(patch, compaction, "map_file", OSError(errno.EMFILE, "too many open files"))
         with pytest.raises(OSError, match="too many"):
             maintenance.optimize(collection)
     assert ids(collection) == list(range(30, 105))
@@ -60,7 +61,7 @@ def test_a_compaction_that_meets_a_full_disk_at_its_commit_leaves_no_file(store,
     collection.delete(list(range(30)))
     before = sorted(path.name for path in (collection.folder / "vectors").iterdir())
     with monkeypatch.context() as patch:
-        fail(patch, maintenance.Writer, "swap_files", DiskFull("no space left"))
+        fail(patch, Writer, "swap_files", DiskFull("no space left"))
         with pytest.raises(DiskFull, match="no space"):
             maintenance.optimize(collection)
     assert sorted(path.name for path in (collection.folder / "vectors").iterdir()) == before
@@ -71,8 +72,8 @@ def test_a_merge_goes_on_when_its_codes_cannot_be_saved(store, monkeypatch, capl
     collection = filled(store)
     collection.seal()
     with monkeypatch.context() as patch:
-        fail(patch, maintenance, "save", DiskFull("no space left"))
-        maintenance.merge(collection, collection.view.segments)
+        fail(patch, merging, "save", DiskFull("no space left"))
+        maintenance.merge_segments(collection, collection.view.segments)
     assert "not saved" in caplog.text
     assert len(collection.view.segments) == 1
     assert collection.info().indexed == 105
@@ -94,7 +95,7 @@ def test_a_failed_disk_makes_upkeep_and_writes_read_only(store, monkeypatch, num
 def test_what_a_failed_commit_appended_is_overwritten(store, monkeypatch):
     collection = filled(store, 30)
     with monkeypatch.context() as patch:
-        fail(patch, maintenance.Writer, "replace_points", DiskFull("no space left"))
+        fail(patch, Writer, "replace_points", DiskFull("no space left"))
         for _ in range(5):  # enough to start another vector file, twice
             with pytest.raises(DiskFull, match="no space"):
                 collection.upsert(batch_of(range(500, 530), np.ones((30, D), np.float32)))

@@ -7,8 +7,10 @@ import threading
 import numpy as np
 import pytest
 
-from index import maintenance
-from index.maintenance import compact, compaction_candidates, merge, optimize, step
+from index import compaction, maintenance, merging
+from index.compaction import compact, compaction_candidates
+from index.maintenance import merge_segments as merge
+from index.maintenance import optimize, step
 from index.points import SearchParams
 from index.verify import verify
 from tests.index_fakes import (
@@ -93,7 +95,7 @@ def test_size_classes_stay_logarithmic(tmp_path):
 
 def test_deletes_and_writes_made_during_a_merge_survive(collection, monkeypatch):
     vectors = fill(collection, 120)
-    real = maintenance.encode_rows
+    real = merging.joined
     left = dict(enumerate(vectors))
 
     def meanwhile(*args):
@@ -102,7 +104,7 @@ def test_deletes_and_writes_made_during_a_merge_survive(collection, monkeypatch)
         collection.upsert(batch_of([60], vectors_of(1, 5)))
         return data
 
-    monkeypatch.setattr(maintenance, "encode_rows", meanwhile)
+    monkeypatch.setattr(merging, "joined", meanwhile)
     segments = collection.view.segments
     merge(collection, segments)
     assert len(collection.view.segments) == 1
@@ -119,14 +121,14 @@ def test_deletes_made_during_a_compaction_survive(store, collection, monkeypatch
     merge(collection, optimize_codes)
     chosen = compaction_candidates(collection, 0.0)
     assert chosen
-    real = maintenance.write_with_holes
+    real = compaction.write_with_holes
 
     def meanwhile(*args):
         checksums = real(*args)
         collection.delete([1, 3])
         return checksums
 
-    monkeypatch.setattr(maintenance, "write_with_holes", meanwhile)
+    monkeypatch.setattr(compaction, "write_with_holes", meanwhile)
     compact(collection, chosen)
     left = {i: v for i, v in enumerate(vectors) if (i % 2 or i >= 72) and i not in (1, 3)}
     sound(collection, left)
@@ -192,7 +194,7 @@ def test_a_crash_during_compaction(store, collection, monkeypatch, before):
     chosen = compaction_candidates(collection, 0.0)
     assert chosen
     if before == "swap":
-        monkeypatch.setattr(maintenance, "_swap_files", crash)
+        monkeypatch.setattr(compaction, "_swap_files", crash)
     else:
         monkeypatch.setattr(type(collection.folder), "unlink", crash)
     with pytest.raises(Crash):
@@ -244,7 +246,7 @@ def test_upkeep_of_a_closed_collection_does_nothing(store, collection):
 
 def test_upkeep_never_runs_twice_at_once(collection, monkeypatch):
     vectors = fill(collection, 150)
-    real, running, most = maintenance.merge, [], []
+    real, running, most = maintenance.merge_segments, [], []
 
     def counted(*args):
         running.append(1)
@@ -252,7 +254,7 @@ def test_upkeep_never_runs_twice_at_once(collection, monkeypatch):
         real(*args)
         running.pop()
 
-    monkeypatch.setattr(maintenance, "merge", counted)
+    monkeypatch.setattr(maintenance, "merge_segments", counted)
     threads = [threading.Thread(target=upkeep, args=(collection,)) for _ in range(3)]
     threads.append(threading.Thread(target=optimize, args=(collection,)))
     for thread in threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 
@@ -179,13 +180,32 @@ def test_what_is_no_record_is_refused(tmp_path):
         Record(path)
 
 
+@pytest.mark.parametrize(("more", "number", "keys"), [
+    ({}, 1, set()),
+    ({"bits": 4}, 2, {"bits"}),
+    ({"code_dimension": 3}, 2, {"code_dimension"}),
+    ({"store_vectors": False}, 2, {"store_vectors"}),
+])  # fmt: skip
+def test_what_the_first_version_cannot_read_has_another_format(tmp_path, more, number, keys):
+    """And what it can has nothing in it that it does not know."""
+    record = Record.create(tmp_path / "new.db", CollectionConfig(4, "Dot", **more))
+    with record.snapshot() as reader:
+        assert reader.config() == CollectionConfig(4, "Dot", **more)
+    record.close()
+    db = sqlite3.connect(tmp_path / "new.db")
+    assert db.execute("PRAGMA user_version").fetchone() == (number,)
+    stored = json.loads(db.execute("SELECT value FROM meta WHERE key='config'").fetchone()[0])
+    assert stored.keys() == {"dimension", "distance", "dtype", "attributes"} | keys
+    db.close()
+
+
 def test_a_later_format_is_refused(tmp_path):
     path = tmp_path / "record.db"
     Record.create(path, CONFIG).close()
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version={FORMAT + 1}")
     db.close()
-    with pytest.raises(CorruptCollection, match=r"record\.db: format 2, this program reads up to 1"):
+    with pytest.raises(CorruptCollection, match=r"record\.db: format 3, this program reads up to 2"):
         Record(path)
 
 

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from index import search
+from index import funnel
 from index.errors import DeadlineExceeded, InvalidVector
 from index.filters import parse_filter
 from index.maintenance import optimize, step
 from index.points import SearchParams
-from index.search import best
+from index.ranking import best
 from tests.index_fakes import batch_of, check_hits, config, exact_scores, fill, open_store, vectors_of
 
 DISTANCES = ["Cosine", "Dot", "Euclid"]
@@ -114,8 +114,8 @@ def test_codes_reach_recall_when_norms_are_spread(store, distance, merged):
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_more_work_never_finds_less(store, distance, monkeypatch):
-    monkeypatch.setattr(search, "CANDIDATES", 10)
-    monkeypatch.setattr(search, "default_rerank", lambda *_: 10)
+    monkeypatch.setattr(funnel, "CANDIDATES", 10)
+    monkeypatch.setattr(funnel, "default_rerank", lambda *_: 10)
     collection, vectors = make(store, distance, 3000, dimension=32, step=1000)
     optimize(collection)
     queries = vectors_of(20, 99, dimension=32)
@@ -128,7 +128,7 @@ def test_more_work_never_finds_less(store, distance, monkeypatch):
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("read_allowed", [1000, 0])
 def test_filtered_search_is_never_short(store, distance, read_allowed, monkeypatch):
-    monkeypatch.setattr(search, "READ_ALLOWED", read_allowed)
+    monkeypatch.setattr(funnel, "READ_ALLOWED", read_allowed)
     collection, vectors = make(store, distance, 930, spread=1.0)
     assert len(collection.view.segments) > 0
     assert collection.view.tail.count > 0

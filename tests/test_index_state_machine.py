@@ -12,14 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from index import search
+from index import funnel
 from index.filters import parse_filter
 from index.ids import order_key
-from index.maintenance import optimize, step
+from index.maintenance import optimize, step, upgrade
 from index.payload import PayloadEdit
 from index.points import SearchParams
 from index.verify import verify
-from tests.index_fakes import RotationFactory, batch_of, check_hits, config, open_store, vectors_of
+from tests.index_fakes import RotationFactory, batch_of, check_hits, config, open_store, trained, vectors_of
 
 D = 8
 IDS = [*range(40), 2**64 - 1, "1", "a", "é"]
@@ -37,15 +37,19 @@ def has(number):
 class Machine(RuleBasedStateMachine):
     """`points` is the model: id -> (vector, payload, text)."""
 
-    @initialize(distance=st.sampled_from(["Cosine", "Dot", "Euclid"]), read_allowed=st.sampled_from([0, 1000]))
-    def start(self, distance, read_allowed):
+    @initialize(
+        distance=st.sampled_from(["Cosine", "Dot", "Euclid"]),
+        read_allowed=st.sampled_from([0, 1000]),
+        bits=st.sampled_from([1, 2, 4]),
+    )
+    def start(self, distance, read_allowed, bits):
         self.folder = Path(tempfile.mkdtemp())
-        self.read_allowed = search.READ_ALLOWED
-        search.READ_ALLOWED = read_allowed
+        self.read_allowed = funnel.READ_ALLOWED
+        funnel.READ_ALLOWED = read_allowed
         self.points = {}
         self.queries = 0
         self.open()
-        self.store.create("c", config(distance, dimension=D))
+        self.store.create("c", config(distance, dimension=D, bits=bits))
 
     def open(self):
         self.store = open_store(self.folder, first_fit=12, tail_rows=6, save_rows=8, fan_out=3, file_bytes=9 * D * 4)
@@ -57,7 +61,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "store"):
             self.store.close()
-            search.READ_ALLOWED = self.read_allowed
+            funnel.READ_ALLOWED = self.read_allowed
             problems = verify(self.folder, RotationFactory()).problems
             shutil.rmtree(self.folder)
             assert problems == []
@@ -104,6 +108,23 @@ class Machine(RuleBasedStateMachine):
     def optimize(self):
         optimize(self.collection)
 
+    @rule(bits=st.sampled_from([1, 2, 4]), seed=st.integers(0, 3), learned=st.booleans())
+    def adopt(self, bits, seed, learned):
+        version = self.collection.adopt(trained(POOL, bits=bits, seed=seed, learned=learned))
+        assert version == max(self.collection.view.binarizers)
+        assert self.collection.bits == bits
+
+    @rule(whole=st.booleans())
+    def upgrade(self, whole):
+        done = upgrade(self.collection, cancelled=lambda: not whole)
+        newest = max(self.collection.view.binarizers, default=0)
+        assert done == all(segment.binarizer == newest for segment in self.collection.view.segments)
+
+    @rule(n=st.integers(1, 50), seed=st.integers(0, 9))
+    def sample(self, n, seed):
+        rows, vectors = self.collection.sample(n, seed)
+        assert len(rows) == len(vectors) == min(n, len(self.points))
+
     @rule()
     def reopen(self):
         self.store.close()
@@ -121,10 +142,21 @@ class Machine(RuleBasedStateMachine):
         matching = {i: v for i, (v, payload, _) in self.points.items() if payload["n"] == number}
         self.look(matching, k, SearchParams(exact=exact), has(number), whole=exact)
 
-    @rule(k=st.sampled_from([1, 3, 100]), candidates=st.sampled_from([None, 1]))
-    def search_codes(self, k, candidates):
+    @rule(k=st.sampled_from([1, 3, 100]), candidates=st.sampled_from([None, 1]), symmetric=st.booleans())
+    def search_codes(self, k, candidates, symmetric):
         everything = {i: vector for i, (vector, *_) in self.points.items()}
-        self.look(everything, k, SearchParams(exact=False, candidates=candidates, rerank=candidates))
+        params = SearchParams(exact=False, candidates=candidates, rerank=candidates and k, symmetric=symmetric)
+        self.look(everything, k, params)
+
+    @rule(k=st.sampled_from([1, 3, 100]), rerank=st.sampled_from([0, 2]), bits=st.sampled_from([1, None]))
+    def search_with_few_reads(self, k, rerank, bits):
+        self.queries += 1
+        query = QUERIES[self.queries % len(QUERIES)]
+        params = SearchParams(exact=False, rerank=rerank, bits=bits)
+        result = self.collection.search(query[None], k, params=params)[0]
+        assert len({hit.id for hit in result.hits}) == len(result.hits) == min(k, len(self.points))
+        assert {hit.id for hit in result.hits} <= set(self.points)
+        assert result.stages.reranked <= rerank
 
     def look(self, allowed, k, params, condition=None, *, whole=False):
         self.queries += 1

@@ -11,21 +11,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from index.codes_file import load, save
 from index.errors import DataDirLocked
 from index.maintenance import optimize
-from index.segment import load, save
 from index.vector_file import HEADER_BYTES, VectorMap
 from index.verify import verify
 from tests.index_fakes import RotationFactory, batch_of, config, fill, open_store, vectors_of
 
 
-@pytest.fixture(scope="module", params=["Cosine-float16", "Euclid-float32"])
+@pytest.fixture(scope="module", params=["Cosine-float16-1", "Euclid-float32-4", "Dot-float32-2"])
 def built(tmp_path_factory, request):
     """A closed data directory: several files, one with holes, tombstones, texts, codes."""
     tmp_path = tmp_path_factory.mktemp("built")
-    distance, dtype = request.param.split("-")
+    distance, dtype, bits = request.param.split("-")
     store = open_store(tmp_path)
-    collection = store.create("c", config(distance, dtype=dtype))
+    collection = store.create("c", config(distance, dtype=dtype, bits=int(bits)))
     fill(collection, 120, texts=True)
     collection.delete(range(0, 60, 3))
     optimize(collection)
@@ -187,11 +187,25 @@ def test_every_byte_of_a_codes_file(data):
 def test_codes_of_other_vectors(data):
     path = files_of(data, ".codes")[0]
     codes = load(path)
-    changed = codes.codes.copy()
-    changed[3] ^= 255
-    save(path, replace(codes, codes=changed))
-    assert verify(data).problems == []
+    for plane in range(codes.planes.shape[1]):
+        changed = codes.planes.copy()
+        changed[3, plane] ^= 255
+        save(path, replace(codes, planes=changed))
+        assert verify(data).problems == []
+        complains(data, path, "the codes do not fit the vectors", RotationFactory())
+    save(path, replace(codes, planes=codes.planes[::-1]))
     complains(data, path, "the codes do not fit the vectors", RotationFactory())
+
+
+def test_codes_of_another_shape(data):
+    path = files_of(data, ".codes")[0]
+    codes = load(path)
+    bits = codes.planes.shape[1]
+    wide = replace(codes, planes=np.concatenate([codes.planes] * 2, axis=2))
+    more = replace(codes, planes=codes.planes.repeat(2, axis=1), factors=codes.factors.repeat(2, axis=1))
+    for other, said in ((wide, f"{bits} bits of 32"), (more, f"{2 * bits} bits of 16")):
+        save(path, other)
+        complains(data, path, f"{said} dimensions, but binarizer", RotationFactory())
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -278,9 +292,9 @@ def test_pages_of_the_record(data):
 
 def test_a_later_format(data):
     db = sqlite3.connect(folder(data) / "record.db")
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 3")
     db.close()
-    complains(data, folder(data) / "record.db", "format 2, this program reads 1 to 1")
+    complains(data, folder(data) / "record.db", "format 3, this program reads 1 to 2")
 
 
 def test_sound_collections_beside_a_damaged_one(data):

@@ -10,7 +10,8 @@ import zlib
 import numpy as np
 import pytest
 
-from models import CorruptBinarizer, InvalidVectors, TrainingFreeFactory, correction_factors
+from models import CorruptBinarizer, InvalidSize, InvalidVectors, TrainingFreeFactory
+from models.grid import correction_factors as factors_of
 
 # Four dimensions, mean (1, 2, 3, 4), rotation that reverses the order of the dimensions. Format version 1.
 GOLDEN = base64.b64decode(
@@ -21,12 +22,17 @@ GOLDEN = base64.b64decode(
 )
 
 
+def correction_factors(transformed):
+    """Factors of signs, (n,)."""
+    return factors_of(transformed, (transformed >= 0).astype(np.uint8), 1)[:, 0]
+
+
 def gaussian(n, d, seed=0, offset=0.5):
     return (np.random.default_rng(seed).standard_normal((n, d)) + offset).astype(np.float32)
 
 
-def fitted(d, n=200, seed=7, **settings):
-    return TrainingFreeFactory(**settings).fit(gaussian(n, d), seed)
+def fitted(d, n=200, seed=7, rotation=None, **settings):
+    return TrainingFreeFactory(rotation=rotation).fit(gaussian(n, d), seed, **settings)
 
 
 def matrix_of(binarizer):
@@ -117,7 +123,7 @@ def test_encode_is_signs_and_factors_of_the_transform(d):
     levels, factors = binarizer.encode(documents)
     assert levels.dtype == np.uint8
     np.testing.assert_array_equal(levels[:, :d], binarizer.transform(documents)[:, :d] >= 0)
-    np.testing.assert_array_equal(factors, correction_factors(binarizer.transform(documents)))
+    np.testing.assert_array_equal(factors[:, 0], correction_factors(binarizer.transform(documents)))
 
 
 def test_correction_factors_by_hand():
@@ -140,7 +146,7 @@ def test_one_vector_and_constant_dimensions():
     assert correction_factors(binarizer.transform(one)).tolist() == [0.0]
     constant = gaussian(50, 16)
     constant[:, 3] = 2.5
-    assert np.isfinite(TrainingFreeFactory(dimensions=8, rotation="pca").fit(constant, 0).transform(constant)).all()
+    assert np.isfinite(TrainingFreeFactory(rotation="pca").fit(constant, 0, dimensions=8).transform(constant)).all()
 
 
 @pytest.mark.parametrize("rotation", ["random", "pca"])
@@ -164,7 +170,7 @@ def test_pca_keeps_the_directions_that_vary():
 
 
 def fitted_on(vectors, rotation):
-    return TrainingFreeFactory(dimensions=8, rotation=rotation).fit(vectors, 3)
+    return TrainingFreeFactory(rotation=rotation).fit(vectors, 3, dimensions=8)
 
 
 def test_chunks_equal_the_whole(monkeypatch):
@@ -280,10 +286,12 @@ def test_vectors_that_nothing_can_be_fitted_on(vectors, match):
 def test_wrong_shapes_and_settings():
     with pytest.raises(InvalidVectors, match=r"shape \(2, 7\), not \(n, 8\)"):
         fitted(8).encode(np.zeros((2, 7), np.float32))
-    with pytest.raises(InvalidVectors, match="cannot keep 9 dimensions"):
-        TrainingFreeFactory(dimensions=9).fit(gaussian(5, 8), 0)
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        TrainingFreeFactory(dimensions=0)
+    for dimensions in (0, 9):
+        with pytest.raises(InvalidSize, match=f"cannot keep {dimensions} dimensions"):
+            TrainingFreeFactory().fit(gaussian(5, 8), 0, dimensions=dimensions)
+    for bits in (0, 9):
+        with pytest.raises(InvalidSize, match=f"{bits} bits"):
+            TrainingFreeFactory().fit(gaussian(5, 8), 0, bits=bits)
     with pytest.raises(ValueError, match="'random' or 'pca'"):
         TrainingFreeFactory(rotation="none")
 

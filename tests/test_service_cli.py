@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -26,8 +27,8 @@ from index.points import Batch, CollectionConfig, content_hash
 from index.store import Store
 from models import TrainingFreeFactory
 from service import upload
-from service.cli import main
 from service.settings import settings_table
+from tests.service_calls import command
 
 
 class Stub:
@@ -154,12 +155,7 @@ def bitfold(stub, monkeypatch, capsys):
     with running(stub.app) as url:
         monkeypatch.setenv("BITFOLD_URL", url)
 
-        def run(*arguments):
-            with pytest.raises(SystemExit) as done:
-                main([str(argument) for argument in arguments])
-            return (done.value.code or 0, *capsys.readouterr())
-
-        yield run
+        yield partial(command, capsys)
 
 
 def write(path, count, **fields):
@@ -186,6 +182,19 @@ def test_index_creates_a_collection_of_vectors(bitfold, stub, tmp_path):
     file.write_text('{"id": 1, "vector": [1, 2, 3]}\n')
     assert bitfold("index", file, "-c", "v", "--distance", "Dot")[0] == 0
     assert stub.created == [("v", {"vectors": {"size": 3, "distance": "Dot"}})]
+
+
+def test_index_says_how_codes_of_a_new_collection_are_kept(bitfold, stub, tmp_path):
+    options = ("--bits", "4", "--code-dimensions", "64", "--no-store-vectors")
+    kept = {"bits": 4, "code_dimensions": 64, "store_vectors": False}
+    assert bitfold("index", write(tmp_path / "a.jsonl", 1), "-c", "c", *options)[0] == 0
+    (tmp_path / "v.jsonl").write_text('{"id": 1, "vector": [1, 2, 3]}\n')
+    assert bitfold("index", tmp_path / "v.jsonl", "-c", "v", *options)[0] == 0
+    vectors = {"vectors": {"size": 3, "distance": "Cosine"}}
+    assert stub.created == [("c", {"encoder": "default"} | kept), ("v", vectors | kept)]
+    status, _, err = bitfold("index", tmp_path / "a.jsonl", "-c", "c", "--bits", "2")
+    assert status == 0
+    assert "c exists: bits count only when a collection is made" in err
 
 
 def test_index_without_creating(bitfold, stub, tmp_path):
@@ -313,6 +322,8 @@ def test_search_prints_points(bitfold, stub):
 
 def test_search_prints_json(bitfold, stub):
     stub.collections["c"] = {}
+    status, out, _ = bitfold("search", "x", "-c", "c", "--bits", "2")
+    assert stub.searches.pop()["params"] == {"bits": 2}
     status, out, _ = bitfold("search", "x", "-c", "c", "--json")
     assert status == 0
     assert json.loads(out)["stages"] == {"mode": "exact"}

@@ -30,33 +30,7 @@ from service.responses import ApiError, translate
 from service.settings import Settings
 from service.vectors import read_numbers
 from tests.conftest import WORDS, FakeEncoder, Server
-
-DIMENSION = len(WORDS)
-
-
-def axis(i, size=DIMENSION):
-    return [float(j == i) for j in range(size)]
-
-
-def ok(response):
-    assert response.status_code == 200, response.text
-    return response.json()["result"]
-
-
-def refused(response, status, type_):
-    body = response.json()
-    assert (response.status_code, body["type"]) == (status, type_), body
-    return body
-
-
-def vectors(http, name, size=DIMENSION):
-    ok(http.put(f"/collections/{name}", json={"vectors": {"size": size, "distance": "Dot"}}))
-    return f"/collections/{name}"
-
-
-def texts(http, name):
-    ok(http.put(f"/collections/{name}", json={"encoder": "default"}))
-    return f"/collections/{name}"
+from tests.service_calls import axis, ok, refused, texts, vectors
 
 
 def begin(server, path, *, length, data=b""):
@@ -191,7 +165,7 @@ def _replace_after_reading(monkeypatch, http, path):
             vectors(http, path.rsplit("/", 1)[1], size=1)
         return vector
 
-    for module in ("service.vectors", "service.routes_native"):
+    for module in ("service.vectors", "service.routes_search"):
         monkeypatch.setattr(f"{module}.read_numbers", replace)
     return done
 
@@ -224,10 +198,10 @@ def test_engine_takes_no_vectors_of_another_width(serve):
     one = Incoming([1], [None], np.ones((1, 1), np.float32), [b"{}"], [bytes(16)])
     with pytest.raises(InvalidVector, match="have 1 dimensions"):
         engine.upsert("narrow", one)
-    old = engine.get("narrow")
-    engine.drop("narrow")
+    old = engine.catalog.get("narrow")
+    engine.catalog.drop("narrow")
     vectors(server.http, "narrow")
-    with pytest.raises(UnknownCollection, match="dropped meanwhile"), engine.using("narrow", old):
+    with pytest.raises(UnknownCollection, match="dropped meanwhile"), engine.catalog.using("narrow", old):
         pass
 
 
@@ -434,7 +408,7 @@ class Picky(FakeEncoder):
 def test_refused_texts_do_not_encode_the_block_once_each(serve):
     server = serve()
     vectors(server.http, "picky")
-    collection = _engine(server).get("picky")
+    collection = _engine(server).catalog.get("picky")
     n = 512
     given = ["?" if i % 2 else WORDS[i % 8] for i in range(n)]
     incoming = Incoming(list(range(n)), given, None, [b"{}"] * n, [i.to_bytes(16, "big") for i in range(n)])

@@ -102,10 +102,17 @@ FILTER = {
 }
 QUERY = {
     "query": [1.0, 2.0], "filter": FILTER, "limit": 3, "offset": 0, "score_threshold": 0.5,
-    "params": {"exact": True, "candidates": 5}, "with_payload": {"include": ["a.b"]},
+    "params": {"exact": True, "candidates": 5, "rerank": 0, "bits": 1, "symmetric": False},
+    "with_payload": {"include": ["a.b"]},
 }  # fmt: skip
 REQUESTS = {
-    ("PUT", ""): {"vectors": {"size": 2, "distance": "Dot", "datatype": "float32"}, "metadata": {"a": 1}},
+    ("PUT", ""): {
+        "vectors": {"size": 2, "distance": "Dot", "datatype": "float32"},
+        "bits": 2,
+        "code_dimensions": 1,
+        "store_vectors": True,
+        "metadata": {"bitfold": {"bits": 2, "code_dimensions": 1}},
+    },
     ("PATCH", ""): {"metadata": {"a": {"b": 1}}},
     ("PUT", "/index"): {"field_name": "a", "field_schema": {"type": "text", "min_token_len": 1}},
     ("PUT", "/points"): {"points": [POINT, {**POINT, "id": "x", "vector": {"": [1.0, 2.0]}}]},
@@ -119,6 +126,16 @@ REQUESTS = {
     ("POST", "/points/scroll"): {"offset": 1, "filter": FILTER, "with_payload": True},
     ("POST", "/points/count"): {"filter": FILTER, "exact": True},
     ("POST", "/search"): QUERY | {"with_text": True},
+    ("POST", "/train"): {
+        "bits": 2,
+        "dimensions": 2,
+        "sample": 300,
+        "epochs": 1,
+        "seed": 0,
+        "upgrade": True,
+        "force": True,
+    },
+    ("POST", "/upgrade"): {},
 }
 
 

@@ -1,0 +1,256 @@
+"""The funnel over codes: scan plane 0, refine with further planes, rerank with full-precision vectors.
+
+Works on a view and rows; knows neither ids nor payloads nor SQLite. An estimate of a document's score by its first p
+planes is `factor_p * <queries(q), v_p> + <q, mean>` (under Euclid minus half the squared norm), so rows coded by
+different binarizers, or by different numbers of planes, compare. Scores: higher is better; under Euclid the negative
+distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.binarizer import Binarizer
+from index.code_index import Positions
+from index.codes import pack_bits, values
+from index.exact import read_scores, search_exact, tail_scores
+from index.plane_scores import further_scores, plane_scores
+from index.points import Distance, Float32s, Rows, SearchParams, Stages
+from index.ranking import Clock, Ranking, best, joined
+from index.segment import Segment
+from index.view import View
+
+# Up to this many allowed rows, reading their vectors costs less than a scan and loses nothing.
+READ_ALLOWED = 1000
+# k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors
+# make weaker codes and cheaper reads, so the number of values that rerank reads is what is constant. With further
+# planes, k1 is what one plane would have reranked, and a share of them is reranked.
+CANDIDATES = 400
+RERANK_VALUES = {"Cosine": 76_800, "Dot": 153_600, "Euclid": 153_600}
+RERANK_LEAST, RERANK_MOST = 100, 1000
+RERANK_SHARE = {1: 1.0, 2: 0.3, 3: 0.2, 4: 0.15}
+# An estimate by plane 0 is off by 0.6 * factor * |q| (standard deviation, for signs of a rotated vector): most for
+# long vectors, which under Dot are also the likeliest winners. Ranked two deviations up, lognormal norms (sigma
+# 0.5, d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, 1.000 among 400. Each further
+# plane halves the deviation.
+OPTIMISM = 1.2
+FINEST = np.float32(64)  # products of values of up to four planes are whole multiples of 1 / 64
+
+
+def default_rerank(distance: Distance, dimension: int, bits: int) -> int:
+    """Return k2, how many full-precision vectors a search with some planes reads unless it says otherwise."""
+    one_plane = min(max(RERANK_VALUES[distance] // dimension, RERANK_LEAST), RERANK_MOST)
+    return round(one_plane * RERANK_SHARE[bits])
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A query as the codes of one binarizer are scored with.
+
+    Parameters
+    ----------
+    planes : p, how many planes of those codes are used.
+    coded : (m,) float32, in code space; of a symmetric query the values of its own levels.
+    scale : what a symmetric query's values are multiplied with, else 1.
+    shift : `<q, mean>`.
+    bonus : by how much sums over plane 0 count more than they are, in the choice of candidates.
+    """
+
+    planes: int
+    coded: Float32s
+    scale: np.float32
+    shift: np.float32
+    bonus: np.float32
+
+
+def map_query(view: View, query: Float32s, distance: Distance, params: SearchParams) -> dict[int, Mapped]:
+    """Map a `(d,)` query for every binarizer whose codes a view holds, once for all that the newest one reads."""
+    newest = max(view.binarizers, default=0)
+    made: dict[int, tuple[Float32s, np.float32]] = {}
+    mapped = {}
+    for version in {segment.binarizer for segment in view.segments}:
+        own = view.binarizers[version]
+        reader = newest if version == newest or view.binarizers[newest].reads(own) else version
+        if reader not in made:
+            made[reader] = _coded(view.binarizers[reader], query, params)
+        coded, scale = made[reader]
+        coded = coded[: own.code_dimension]
+        bonus = OPTIMISM * np.linalg.norm(coded) if distance == "Dot" else 0.0
+        planes = min(params.bits or own.bits, own.bits)
+        mapped[version] = Mapped(planes, coded, scale, np.float32(query @ own.mean), np.float32(bonus))
+    return mapped
+
+
+def _coded(binarizer: Binarizer, query: Float32s, params: SearchParams) -> tuple[Float32s, np.float32]:
+    """Return a query in code space, and what sums with it are multiplied with."""
+    if not params.symmetric:
+        return binarizer.queries(query[None, :])[0], np.float32(1)
+    levels, scales = binarizer.query_levels(query[None, :])
+    planes = min(params.bits or binarizer.bits, binarizer.bits)
+    return values(levels[0] >> np.uint8(binarizer.bits - planes), planes), scales[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Positions of one segment that are still in the race, and `<query, value of their first planes>`."""
+
+    segment: Segment
+    query: Mapped
+    positions: Positions
+    sums: Float32s
+
+    def estimates(self, p: int, *, biased: bool) -> Float32s:
+        """Return estimates of scores from sums over the first p planes, with the query's bonus if `biased`."""
+        sums = self.sums + self.query.bonus / (1 << (p - 1)) if biased and self.query.bonus else self.sums
+        factors = self.segment.factors[:, p - 1].take(self.positions)
+        estimates: Float32s = factors * (sums * self.query.scale)
+        estimates += self.query.shift
+        if self.segment.beta is not None:
+            estimates += self.segment.beta[self.positions]
+        return estimates
+
+    def rows(self) -> Rows:
+        """Return the row numbers."""
+        return self.segment.rows_at(self.positions)
+
+
+def search_codes(
+    view: View,
+    query: Float32s,
+    k: int,
+    distance: Distance,
+    allowed: Rows | None,
+    params: SearchParams,
+    deadline: float | None,
+) -> Ranking:
+    """Find candidates among the codes and rank the best of them with full-precision vectors.
+
+    Rows of the tail have no codes: they are scored exactly and join at the end. Never fewer than k results
+    when k (allowed) rows exist: inverted lists are scanned whole, and k1 is at least k. By default k2 is at least
+    2 k and k1 at least 2 k2, so that large pages are reranked from more than what they show. Where k2 is less
+    than k, rows beyond it keep their estimates as scores; so do rows whose vectors are dropped.
+    """
+    readable = max(READ_ALLOWED, k) if params.rerank is None else params.rerank
+    if allowed is not None and len(allowed) <= readable and view.readable(allowed).all():
+        return search_exact(view, query, k, distance, allowed, deadline)
+    stages = Stages(mode="codes", symmetric=params.symmetric)
+    clock = Clock(stages, deadline)
+    with clock.stage("rotate"):
+        queries = map_query(view, query, distance, params)
+    planes = [mapped.planes for mapped in queries.values()]
+    stages.bits = max(planes, default=0)
+    refining = params.symmetric or stages.bits > 1
+    k2 = params.rerank
+    if k2 is None:
+        k2 = max(default_rerank(distance, len(query), min(planes, default=1)), 2 * k)
+    k1 = params.candidates
+    if k1 is None:
+        k1 = max(default_rerank(distance, len(query), 1) if refining else CANDIDATES, 2 * k2)
+    k1 = max(k1, k2, k)
+    found = _scan(view, queries, k1, allowed, clock, stages)
+    with clock.stage("refine"):
+        if refining:
+            found = _best_of(found, k1)
+            stages.refined = sum(len(part.positions) for part in found)
+            found = _refined(found, symmetric=params.symmetric)
+        # Estimates that are shown must not be biased.
+        biased = k2 >= k and not view.named
+        estimated = [(part.rows(), part.estimates(part.query.planes, biased=biased)) for part in found]
+        rows, estimates = best(*joined(estimated), max(k2, k))
+        read = np.arange(len(rows)) < k2
+        read &= view.readable(rows)
+        chosen = np.sort(rows[read])
+    with clock.stage("rerank"):
+        scored = [(rows[~read], _as_scores(estimates[~read], query, distance))]
+        for piece in read_scores(view, query, distance, chosen):
+            clock.check()
+            scored.append(piece)
+    with clock.stage("tail"):
+        tail = tail_scores(view, query, distance, allowed)
+        rows, scores = best(*joined([*scored, tail]), k)
+    stages.scanned += len(tail[0])
+    stages.reranked = len(chosen)
+    stages.bytes_read = len(chosen) * view.row_bytes
+    return Ranking(rows=rows, scores=scores, stages=stages)
+
+
+def _scan(
+    view: View, queries: Mapping[int, Mapped], k1: int, allowed: Rows | None, clock: Clock, stages: Stages
+) -> list[Found]:
+    """Return what plane 0 proposes in each segment."""
+    found = []
+    for segment in view.segments:
+        clock.check()
+        with clock.stage("scan"):
+            bitmap, count = _allowed_positions(segment, allowed)
+            if count == 0:
+                continue
+            query = queries[segment.binarizer]
+            positions, sums = segment.index.scan(query.coded, k1, bitmap)
+        stages.scanned += count
+        stages.candidates += len(positions)
+        found.append(Found(segment, query, positions, sums))
+    return found
+
+
+def _allowed_positions(segment: Segment, allowed: Rows | None) -> tuple[NDArray[np.uint8] | None, int]:
+    """Return the bitmap of positions to scan (None: all) and how many there are."""
+    if allowed is None:
+        return segment.alive, segment.count
+    flags = segment.flags_of(allowed)
+    return pack_bits(flags), int(flags.sum())
+
+
+def _best_of(found: list[Found], k1: int) -> list[Found]:
+    """Keep the k1 candidates with the best estimates by plane 0 over all segments."""
+    total = sum(len(part.positions) for part in found)
+    if total <= k1:
+        return found
+    estimates = np.concatenate([part.estimates(1, biased=True) for part in found])
+    flags = np.zeros(total, dtype=np.bool_)
+    flags[np.argpartition(estimates, total - k1)[-k1:]] = True
+    kept, start = [], 0
+    for part in found:
+        mine = flags[start : start + len(part.positions)]
+        start += len(part.positions)
+        if mine.any():
+            kept.append(Found(part.segment, part.query, part.positions[mine], part.sums[mine]))
+    return kept
+
+
+def _refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
+    """Add the further planes to the sums, all segments of a binarizer at once.
+
+    Plane 0 counts as the scan summed it: its 8-bit rounding is a tenth of what four planes are off by. Only under
+    `symmetric`, which is exact, it is read back.
+    """
+    result = []
+    for version in {part.segment.binarizer for part in found}:
+        parts = [part for part in found if part.segment.binarizer == version]
+        query = parts[0].query
+        rest = [part.segment.rest_at(part.positions) for part in parts]
+        joint = rest[0] if len(rest) == 1 else np.concatenate(rest)
+        sums = further_scores(query.coded, joint, parts[0].segment.bits, query.planes)
+        start = 0
+        for part in parts:
+            end = start + len(part.positions)
+            share, start = sums[start:end], end
+            if symmetric:
+                first = plane_scores(query.coded, part.segment.index.codes_at(part.positions))
+                share = np.rint((first + share) * FINEST) / FINEST
+            else:
+                share += part.sums
+            result.append(Found(part.segment, query, part.positions, share))
+    return result
+
+
+def _as_scores(estimates: Float32s, query: Float32s, distance: Distance) -> Float32s:
+    """Return the scores that estimates stand for."""
+    if distance != "Euclid":
+        return estimates
+    squares = np.float32(query @ query) - 2 * estimates
+    return np.asarray(-np.sqrt(np.maximum(squares, 0)))

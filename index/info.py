@@ -1,0 +1,53 @@
+"""What a collection tells of itself: counts, sizes, binarizers."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from index.points import BinarizerInfo, CodesOnlyLoss, CollectionConfig, CollectionInfo
+from index.record import Record
+from index.view import View
+
+
+def describe(
+    view: View, config: CollectionConfig, record: Record, *, read_only: str | None, loss: CodesOnlyLoss | None
+) -> CollectionInfo:
+    """Return counts and sizes of the collection in a record's folder."""
+    folder = record.path.parent
+    coded = sum(segment.count for segment in view.segments)
+    code_bytes = sum(segment.bytes_per_point * segment.count for segment in view.segments)
+    newest = view.newest
+    binarizers = [
+        BinarizerInfo(
+            version=version,
+            name=binarizer.identity,
+            learned=binarizer.learned,
+            points=sum(segment.count for segment in view.segments if segment.binarizer == version),
+        )
+        for version, binarizer in sorted(view.binarizers.items())
+    ]
+    planned = -(-(config.code_dimension or config.dimension) // 8) * 8
+    return CollectionInfo(
+        points=view.points,
+        indexed=coded,
+        segments=len(view.segments),
+        rows=view.tail.end_row,
+        code_bytes_per_point=code_bytes / coded if coded else 0.0,
+        vector_bytes=_folder_bytes(folder / "vectors"),
+        record_bytes=record.bytes_on_disk(),
+        code_file_bytes=_folder_bytes(folder / "codes"),
+        read_only=read_only,
+        bits=newest.bits if newest else config.bits,
+        code_dimension=newest.code_dimension if newest else planned,
+        binarizers=binarizers,
+        codes_only=loss,
+    )
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # upkeep replaces files meanwhile
+            total += path.stat().st_size
+    return total

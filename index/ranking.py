@@ -1,0 +1,66 @@
+"""What exact search and the funnel over codes share: a query's best rows, times of stages, the deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from index.errors import DeadlineExceeded
+from index.points import Float32s, Rows, Stages
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rows and scores of one query's best points, best first."""
+
+    rows: Rows
+    scores: Float32s
+    stages: Stages
+
+
+class Clock:
+    """Takes the time of stages and watches the deadline."""
+
+    def __init__(self, stages: Stages, deadline: float | None) -> None:
+        self._stages = stages
+        self._deadline = deadline
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a stage."""
+        start = time.perf_counter()
+        yield
+        spent = (time.perf_counter() - start) * 1e3
+        self._stages.milliseconds[name] = round(self._stages.milliseconds.get(name, 0.0) + spent, 4)
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded when the time is up."""
+        check_deadline(self._deadline)
+
+
+def check_deadline(deadline: float | None) -> None:
+    """Raise DeadlineExceeded when `time.monotonic()` is past the deadline."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise DeadlineExceeded("the search took longer than it may", hint="narrow it, or raise the search timeout")
+
+
+def best(rows: Rows, scores: Float32s, k: int) -> tuple[Rows, Float32s]:
+    """Return the k best, best first; of equal scores the lower row comes first."""
+    if len(rows) > k:
+        # What ties with the k-th score stays in, so that the tie rule decides and not the partition.
+        worst = np.partition(scores, len(scores) - k)[len(scores) - k]
+        keep = scores >= worst
+        rows, scores = rows[keep], scores[keep]
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]
+
+
+def joined(parts: list[tuple[Rows, Float32s]]) -> tuple[Rows, Float32s]:
+    """Return the rows and scores of several parts as one."""
+    if not parts:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])

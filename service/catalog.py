@@ -1,0 +1,227 @@
+"""The collections by name, with what the service keeps for each: encoder, metadata, counters of its loads.
+
+Knows nothing of points, searches or HTTP. Every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from index.collection import Collection
+from index.errors import IndexingError, InvalidPayload, UnknownCollection
+from index.points import CollectionConfig, Distance, VectorType
+from index.store import Store
+from models.errors import ModelError
+from service.encoders import Encoders
+from service.errors import EngineError, NoEncoder, OtherSpace
+from service.metrics import Sizes
+
+
+@dataclass(slots=True)
+class Load:
+    """Points taken in since the process started: received, of these acknowledged, of these refused."""
+
+    received: int = 0
+    durable: int = 0
+    rejected: int = 0
+
+
+class Catalog:
+    """All collections of a data directory.
+
+    Parameters
+    ----------
+    store : the open data directory; whoever made it closes it.
+    encoders : what collections of texts are made for.
+    """
+
+    def __init__(self, store: Store, encoders: Encoders) -> None:
+        self._store = store
+        self._encoders = encoders
+        self._loads: dict[str, Load] = {}
+        self._lock = threading.Lock()  # guards _loads; never held while anything is written
+        self._attributes_lock = threading.Lock()  # makes read, change and write of attributes one step
+
+    def create(
+        self,
+        name: str,
+        *,
+        dimension: int | None,
+        distance: Distance | None,
+        dtype: VectorType | None,
+        encoder: str | None,
+        metadata: Mapping[str, Any] | None,
+        bits: int | None = None,
+        code_dimension: int | None = None,
+        store_vectors: bool | None = None,
+    ) -> None:
+        """Make a collection of vectors (`dimension`, `distance`) or, with `encoder`, of texts.
+
+        What is None takes the default of `CollectionConfig`.
+
+        Raises CollectionExists, InvalidInput, UnknownEncoder, EncoderUnavailable, OtherSpace.
+        """
+        attributes: dict[str, Any] = {"created": time.time()}
+        if metadata is not None:
+            attributes["metadata"] = dict(metadata)
+        if encoder is not None:
+            loaded = self._encoders.get(encoder)
+            if dimension not in (None, loaded.dimension):
+                raise OtherSpace(
+                    f"size {dimension} does not fit encoder {loaded.name} of {loaded.dimension} dimensions",
+                    param="vectors.size",
+                    hint=f"leave vectors out, or set size to {loaded.dimension}",
+                )
+            dimension = loaded.dimension
+            attributes |= {"encoder": self._encoders.canonical(encoder), "space": loaded.space}
+        if dimension is None:
+            raise NoEncoder(
+                "a collection needs vectors or an encoder",
+                param="vectors",
+                hint='send {"vectors": {"size": 384, "distance": "Cosine"}} or {"encoder": "default"}',
+            )
+        self._check_attributes(attributes)
+        codes: dict[str, Any] = {"bits": bits, "code_dimension": code_dimension, "store_vectors": store_vectors}
+        config = CollectionConfig(
+            dimension,
+            distance or "Cosine",
+            dtype or "float32",
+            attributes,
+            **{key: value for key, value in codes.items() if value is not None},
+        )
+        self._store.create(name, config)
+        with self._lock:
+            self._loads[name] = Load()
+
+    def drop(self, name: str) -> bool:
+        """Delete a collection and its files; return whether there was one."""
+        dropped = self._store.drop(name)
+        with self._lock:
+            self._loads.pop(name, None)
+        return dropped
+
+    def get(self, name: str) -> Collection:
+        """Return an open collection; raises UnknownCollection, CorruptCollection, InvalidName."""
+        return self._store.get(name)
+
+    @contextmanager
+    def using(self, name: str, same: Collection | None = None) -> Iterator[Collection]:
+        """Work on a collection; if it is dropped meanwhile, whatever breaks is an UnknownCollection.
+
+        Parameters
+        ----------
+        same : what the caller's input was read for; another collection of that name is an UnknownCollection.
+
+        Raises
+        ------
+        UnknownCollection, CorruptCollection
+            There is none that can be used.
+        """
+        collection = self.get(name)
+        if same is not None and same is not collection:
+            raise self.dropped(name)
+        try:
+            yield collection
+        except (IndexingError, ModelError, EngineError):
+            raise
+        except Exception as error:
+            if self.is_open(collection):
+                raise
+            raise self.dropped(name) from error
+
+    def is_open(self, collection: Collection) -> bool:
+        """Say whether a collection is still the one of its name."""
+        try:
+            return self._store.get(collection.name) is collection
+        except IndexingError:
+            return False
+
+    @staticmethod
+    def dropped(name: str) -> UnknownCollection:
+        """Return the error for work on a collection that was dropped meanwhile."""
+        return UnknownCollection(
+            f"collection {name!r} was dropped meanwhile", param="collection", hint="create it again"
+        )
+
+    def names(self) -> list[str]:
+        """Return the names of all collections, damaged ones too."""
+        return sorted({*self._store.names(), *self._store.damaged})
+
+    def damaged(self) -> dict[str, str]:
+        """Return the collections that could not be opened, and why."""
+        return dict(self._store.damaged)
+
+    def load_of(self, name: str) -> Load:
+        """Return a copy of a collection's intake counters."""
+        with self._lock:
+            load = self._loads.get(name, Load())
+            return Load(load.received, load.durable, load.rejected)
+
+    def count_load(self, name: str, *, received: int = 0, durable: int = 0, rejected: int = 0) -> None:
+        """Add to a collection's intake counters."""
+        with self._lock:
+            load = self._loads.setdefault(name, Load())
+            load.received += received
+            load.durable += durable
+            load.rejected += rejected
+
+    def sizes(self) -> list[Sizes]:
+        """Return the sizes of all open collections."""
+        found: list[Sizes] = []
+        for name in self._store.names():
+            try:
+                with self.using(name) as collection:
+                    info = collection.info()
+            except IndexingError:
+                continue  # dropped meanwhile
+            found.append(
+                Sizes(
+                    name,
+                    info.points,
+                    info.indexed,
+                    info.vector_bytes,
+                    info.record_bytes,
+                    info.code_file_bytes,
+                )
+            )
+        return found
+
+    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
+        """Merge keys into the metadata of a collection; an empty object removes all of it."""
+        with self._attributes_lock, self.using(name) as collection:
+            attributes = dict(collection.config.attributes)
+            attributes["metadata"] = {**(attributes.get("metadata") or {}), **metadata} if metadata else {}
+            self._check_attributes(attributes)
+            collection.set_attributes(attributes)
+
+    def set_field(self, name: str, field_name: str, schema: Mapping[str, Any] | None) -> None:
+        """Record the wish for a payload index, or (None) take it back."""
+        with self._attributes_lock, self.using(name) as collection:
+            attributes = dict(collection.config.attributes)
+            fields = dict(attributes.get("payload_schema") or {})
+            fields.pop(field_name, None)
+            if schema is not None:
+                fields[field_name] = dict(schema)
+            attributes["payload_schema"] = fields
+            self._check_attributes(attributes)
+            collection.set_attributes(attributes)
+
+    @staticmethod
+    def _check_attributes(attributes: Mapping[str, Any]) -> None:
+        try:
+            size = len(orjson.dumps(attributes))
+        except TypeError as error:
+            raise InvalidPayload(f"metadata cannot be stored: {error}", param="metadata") from None
+        if size > 1 << 20:
+            raise InvalidPayload(
+                f"metadata has {size} bytes, at most 1 MiB is kept",
+                param="metadata",
+                hint="store points instead",
+            )
