@@ -8,7 +8,9 @@ the flat type). An index is never changed: FAISS's fast-scan `remove_ids` follow
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from typing import SupportsInt, TypeVar
 
 import faiss
 import numpy as np
@@ -25,6 +27,7 @@ PLACE = np.argsort(INTERLEAVED)  # where each document of half a block lies
 CORNERS = np.array([[1.0 if corner >> bit & 1 else -1.0 for bit in range(4)] for corner in range(16)], dtype=np.float32)
 
 Positions = NDArray[np.int64]
+Value = TypeVar("Value", bound=np.generic)
 
 
 def set_threads(count: int) -> None:
@@ -61,6 +64,14 @@ def from_blocks(blocks: NDArray[np.uint8], code_bytes: int, offsets: Positions) 
     return codes
 
 
+def _borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[Value]:
+    """Return FAISS's memory as an array; `rev_swig_ptr` would copy all of it. Not to outlive the index."""
+    if not count:
+        return np.empty(0, dtype=dtype)
+    memory = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(int(pointer))
+    return np.frombuffer(memoryview(memory), dtype=dtype)
+
+
 class CodeIndex:
     """Codes in inverted lists ("bands"), each scanned for its own best candidates."""
 
@@ -95,20 +106,27 @@ class CodeIndex:
 
     def codes_at(self, positions: Positions) -> Codes:
         """Read `(k, m / 8)` codes back from the blocks."""
+        if self.bands == 1:
+            return from_blocks(self._blocks(0), self.code_bytes, positions)
         codes = np.empty((len(positions), self.code_bytes), dtype=np.uint8)
+        order = np.argsort(positions)
+        wanted = positions[order]  # ascending: looked up several times as fast
         for band in range(self.bands):
-            size = self._invlists.list_size(band)
-            if not size:
+            ids = self._ids(band)
+            if not len(ids):
                 continue
-            blocks = faiss.rev_swig_ptr(self._invlists.get_codes(band), -(-size // BLOCK) * BLOCK * self.code_bytes)
-            if self.bands == 1:
-                return from_blocks(blocks, self.code_bytes, positions)
-            ids = faiss.rev_swig_ptr(self._invlists.get_ids(band), size)
             # Ascending in every band; a position outside of this one lands on an id that is not its own.
-            offsets = np.minimum(np.searchsorted(ids, positions), size - 1)
-            mine = ids[offsets] == positions
-            codes[mine] = from_blocks(blocks, self.code_bytes, offsets[mine])
+            offsets = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+            mine = ids[offsets] == wanted
+            codes[order[mine]] = from_blocks(self._blocks(band), self.code_bytes, offsets[mine])
         return codes
+
+    def _ids(self, band: int) -> Positions:
+        return _borrowed(self._invlists.get_ids(band), np.int64, self._invlists.list_size(band))
+
+    def _blocks(self, band: int) -> NDArray[np.uint8]:
+        blocks = -(-self._invlists.list_size(band) // BLOCK)
+        return _borrowed(self._invlists.get_codes(band), np.uint8, blocks * BLOCK * self.code_bytes)
 
     def scan(self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None) -> tuple[Positions, Float32s]:
         """Return positions and scores of the best `candidates` documents of every band.
@@ -162,8 +180,7 @@ class CodeIndex:
         Its fast scan starts from the lowest score that its tables can express and takes what is better, so
         documents at that lowest score, `-|query|_1`, never come back however many are wanted.
         """
-        size = self._invlists.list_size(band)
-        ids = faiss.rev_swig_ptr(self._invlists.get_ids(band), size)
+        ids = self._ids(band)
         if allowed is not None:
             ids = ids[allowed[ids]]
         if len(ids) == len(found):

@@ -161,11 +161,10 @@ def search_codes(
         biased = k2 >= k and not view.named
         estimated = [(part.rows(), part.estimates(part.query.planes, biased=biased)) for part in found]
         rows, estimates = best(*joined(estimated), max(k2, k))
-        read = np.arange(len(rows)) < k2
-        read &= view.readable(rows)
+        read, rest = _to_read(view, rows, k2)
         chosen = np.sort(rows[read])
     with clock.stage("rerank"):
-        scored = [(rows[~read], _as_scores(estimates[~read], query, distance))]
+        scored = [(rows[rest], _as_scores(estimates[rest], query, distance))]
         for piece in read_scores(view, query, distance, chosen):
             clock.check()
             scored.append(piece)
@@ -246,6 +245,15 @@ def _refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
                 share += part.sums
             result.append(Found(part.segment, query, part.positions, share))
     return result
+
+
+def _to_read(view: View, rows: Rows, k2: int) -> tuple[slice | Positions, slice | Positions]:
+    """Return which of some rows, best first, are read, and which keep their estimates."""
+    if not view.named:
+        return slice(k2), slice(k2, None)
+    flags = view.readable(rows)
+    flags[k2:] = False
+    return np.flatnonzero(flags), np.flatnonzero(~flags)
 
 
 def _as_scores(estimates: Float32s, query: Float32s, distance: Distance) -> Float32s:

@@ -106,7 +106,7 @@ def train(
     served = Recurrent(
         mean=binarizer.mean * np.float32(data.unit),
         forward=binarizer.forward,
-        tower=binarizer.tower,
+        tower=binarizer.tower.in_units(data.unit),
         decoder=binarizer.decoder,
         sweeps=binarizer.sweeps,
         compatible_with=() if older is None else (older.identity,),

@@ -30,7 +30,7 @@ def best_rows(
 ) -> Rows:
     """Return the k best of n rows for every query, by `<q, row> + shift`.
 
-    Beside the answer, memory is one block of rows, and 32 MiB of scores.
+    Beside the answer, memory is one block of rows and about 130 MiB for scores and their order.
 
     Parameters
     ----------
@@ -44,8 +44,7 @@ def best_rows(
 
     Returns
     -------
-    (nq, min(k, n)) int64, best first; equal scores by row. A query whose own row had to be left out of all n
-    has -1 in the last place.
+    (nq, min(k, n)) int64, best first. A query whose own row had to be left out of all n has -1 in the last place.
 
     Raises
     ------

@@ -253,8 +253,8 @@ def _assembled(config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Recu
         array = tensors.get(name)
         if array is not None and (array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all()):
             raise ValueError(f"the {name} does not fit the layers")
-    if not 0 <= sweeps <= MOST_SWEEPS:
-        raise ValueError(f"{sweeps} sweeps")
+    if not d or not m or not 0 <= sweeps <= MOST_SWEEPS:
+        raise ValueError(f"{d} dimensions, {m} code dimensions, {sweeps} sweeps")
 
     def block(name: str, inputs: int, outputs: int) -> Block:
         layers = [_layer(tensors, f"{name}.{i}") for i in range(counts[name] + 1)]

@@ -63,6 +63,16 @@ class Block:
             mapped += self.layers[-1](hidden)
         return mapped
 
+    def in_units(self, unit: float) -> Block:
+        """Return the block that maps `unit * x` to `unit * self(x)`."""
+        scale = np.float32(unit)
+        straight = Affine(self.straight.weight, self.straight.bias * scale)
+        if not self.layers:
+            return Block(straight)
+        first, *between, last = self.layers
+        first, last = Affine(first.weight / scale, first.bias), Affine(last.weight * scale, last.bias * scale)
+        return Block(straight, (first, *between, last))
+
 
 @dataclass(frozen=True)
 class Forward:

@@ -65,7 +65,7 @@ class TrainingData:
     validation: Asked
     test: Asked
 
-    def block(self, rows: slice) -> Block:
+    def block(self, rows: slice | Rows) -> Block:
         """Return documents and shifts."""
         return self.documents[rows], self.shifts[rows]
 

@@ -66,7 +66,7 @@ class OlderCodes:
     held_out: Floats | None
     mean: Floats | None
 
-    def codes(self, rows: Rows | slice) -> Floats:
+    def codes(self, rows: slice | Rows) -> Floats:
         """Return factor times value, (rows, m_old) float32."""
         return values_of(self.levels[rows], self.bits) * self.factors[rows, None]
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from models.errors import InvalidSize
 from models.grid import check_bits
+from models.recurrent import MOST_SWEEPS
 from models.training_data import Distance
 
 
@@ -81,6 +82,8 @@ class TrainingOptions:
         check_bits(self.bits)
         if self.dimensions is not None and self.dimensions < 1:
             raise InvalidSize(f"{self.dimensions} code dimensions are not possible", hint="choose 1 or more")
+        if not 0 <= self.sweeps <= MOST_SWEEPS:
+            raise InvalidSize(f"{self.sweeps} sweeps are not possible", hint=f"choose 0 to {MOST_SWEEPS}")
         if self.sweeps and self.hidden:
             raise InvalidSize("polished codes come from a linear recurrence", hint="set sweeps or hidden to 0")
         if self.batch < 2 or self.neighbours < 2:

@@ -20,7 +20,8 @@ DEPTH: Final = 100
 MEASURES: Final = ("r10@10", "r10@20", "r10@100", "ndcg10")
 DRAWS: Final = 2000
 
-Coded = Callable[[slice], Floats]
+Coded = Callable[[slice | Rows], Floats]
+Interval = tuple[float, float, float]
 PerQuery = dict[str, NDArray[np.float64]]
 
 
@@ -34,7 +35,10 @@ class TrainingReport:
         share of the exact best 10 among the code's best N, ndcg10 its ranking by exact rank (first 10, last 1).
     difference : learned minus training-free of `quality`, the mean of the four measures, with its 95 % bootstrap
         interval over queries: mean, low, high.
-    verdict : "better" if the whole interval is above 0 and no measure's interval is below 0, else "not better".
+    unseen : the same difference among the held-out documents alone, which no code was fitted to: what a collection much
+        larger than these vectors will see. None where queries of their own were held out instead.
+    verdict : "better" if the whole interval of `difference` is above 0, that of no measure is below 0, and that of
+        `unseen` is not below 0 either; else "not better".
     backward : under compatible training, the measures of new queries over the older codes, and of the older
         binarizer's own queries over them (`older`); None otherwise.
     vectors, queries : how many were trained on, and how many judge.
@@ -45,7 +49,8 @@ class TrainingReport:
 
     learned: dict[str, float]
     training_free: dict[str, float]
-    difference: tuple[float, float, float]
+    difference: Interval
+    unseen: Interval | None
     verdict: Literal["better", "not better"]
     bits: int
     code_dimension: int
@@ -74,12 +79,20 @@ def report_on(
     baseline = TrainingFreeFactory().fit(
         data.documents[data.training], seed, bits=binarizer.bits, dimensions=binarizer.dimensions
     )
-    mapped = binarizer.queries(test.vectors)
-    learned = measure(mapped[:, : binarizer.dimensions], coded, data, test)
-    free = measure(
-        baseline.queries(test.vectors), lambda rows: codes_of(*baseline.encode(data.documents[rows])), data, test
-    )
+
+    def free_codes(rows: slice | Rows) -> Floats:
+        return codes_of(*baseline.encode(data.documents[rows]))
+
+    mapped, free_mapped = binarizer.queries(test.vectors), baseline.queries(test.vectors)
+    kept = mapped[:, : binarizer.dimensions]
+    learned, free = measure(kept, coded, data, test), measure(free_mapped, free_codes, data, test)
     difference, verdict = compare(learned, free, seed)
+    unseen = None
+    rows = np.setdiff1d(np.arange(len(data.documents)), data.training)
+    if len(rows):
+        pairs = measure_among(rows, kept, coded, data, test), measure_among(rows, free_mapped, free_codes, data, test)
+        unseen = interval(quality(pairs[0]) - quality(pairs[1]), seed)
+        verdict = verdict if unseen[2] >= 0 else "not better"
     backward = own = None
     if older is not None:
         m = older.levels.shape[1]
@@ -89,6 +102,7 @@ def report_on(
         learned=means(learned),
         training_free=means(free),
         difference=difference,
+        unseen=unseen,
         verdict=verdict,
         bits=binarizer.bits,
         code_dimension=binarizer.code_dimension,
@@ -111,7 +125,7 @@ def measure(queries: Floats, coded: Coded, data: TrainingData, asked: Asked) -> 
     Parameters
     ----------
     queries : (nq, m) float32, the asked ones in code space.
-    coded : given a slice of rows, returns their codes, factor times value, (b, m) float32.
+    coded : given rows, returns their codes, factor times value, (b, m) float32.
     """
 
     def block(rows: slice) -> Block:
@@ -119,6 +133,20 @@ def measure(queries: Floats, coded: Coded, data: TrainingData, asked: Asked) -> 
 
     found = best_rows(np.ascontiguousarray(queries), len(data.documents), DEPTH, block, own=asked.own)
     return per_query(found, asked.rows)
+
+
+def measure_among(rows: Rows, queries: Floats, coded: Coded, data: TrainingData, asked: Asked) -> PerQuery:
+    """Return what `measure` would if the documents at ascending rows, the queries' own among them, were all."""
+    own = np.searchsorted(rows, asked.own)
+
+    def exact(part: slice) -> Block:
+        return data.block(rows[part])
+
+    def block(part: slice) -> Block:
+        return coded(rows[part]), data.shifts[rows[part]]
+
+    truth = best_rows(asked.vectors, len(rows), TRUTH, exact, own=own)
+    return per_query(best_rows(np.ascontiguousarray(queries), len(rows), DEPTH, block, own=own), truth)
 
 
 def per_query(found: Rows, truth: Rows) -> PerQuery:
@@ -142,17 +170,18 @@ def means(measured: PerQuery) -> dict[str, float]:
     return {name: round(float(measured[name].mean()), 5) for name in MEASURES}
 
 
-def compare(a: PerQuery, b: PerQuery, seed: int) -> tuple[tuple[float, float, float], Literal["better", "not better"]]:
-    """Return mean and 95 % interval of the difference in quality a - b, and whether a is better.
+def interval(differences: NDArray[np.float64], seed: int) -> Interval:
+    """Return the mean of differences, one a query, and its 95 % bootstrap interval over queries: mean, low, high."""
+    picks = np.random.default_rng(seed).integers(0, len(differences), (DRAWS, len(differences)))
+    low, high = np.percentile(differences[picks].mean(axis=1), [2.5, 97.5])
+    return round(float(differences.mean()), 5), round(float(low), 5), round(float(high), 5)
 
-    The interval is a paired bootstrap over queries. Better is what is better as a whole and worse in no measure.
+
+def compare(a: PerQuery, b: PerQuery, seed: int) -> tuple[Interval, Literal["better", "not better"]]:
+    """Return the difference in quality a - b with its interval, and whether a is better.
+
+    Better is what is better as a whole and worse in no measure.
     """
-    picks = np.random.default_rng(seed).integers(0, len(a[MEASURES[0]]), (DRAWS, len(a[MEASURES[0]])))
-
-    def interval(differences: NDArray[np.float64]) -> tuple[float, float, float]:
-        low, high = np.percentile(differences[picks].mean(axis=1), [2.5, 97.5])
-        return round(float(differences.mean()), 5), round(float(low), 5), round(float(high), 5)
-
-    whole = interval(quality(a) - quality(b))
-    worse = any(interval(a[name] - b[name])[2] < 0 for name in MEASURES)
+    whole = interval(quality(a) - quality(b), seed)
+    worse = any(interval(a[name] - b[name], seed)[2] < 0 for name in MEASURES)
     return whole, "better" if whole[1] > 0 and not worse else "not better"

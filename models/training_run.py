@@ -168,7 +168,7 @@ class TrainingRun:
             sweeps=self._options.sweeps,
         )
 
-        def coded(rows: slice) -> Floats:
+        def coded(rows: slice | Rows) -> Floats:
             documents = self._data.documents[rows]
             if self._levels is None:
                 levels, factors = binarizer.encode(documents)

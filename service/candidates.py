@@ -98,11 +98,9 @@ class Candidates:
         most = max(LEAST_VECTORS, DATABASE_BYTES // (4 * config.dimension))
         found, database = collection.sample(most, seed=1)
         database = database[~np.isin(found, rows)]
-        binarizers = collection.view.binarizers
-        if binarizers:
-            current = binarizers[max(binarizers)]
-        else:
-            current = self._factory.fit(database, 0, bits=config.bits, dimensions=config.code_dimension)
+        current = collection.view.newest or self._factory.fit(
+            database, 0, bits=config.bits, dimensions=config.code_dimension
+        )
         return compare(current, candidate, queries, database, config.distance)
 
     def _compare_uploaded(self, collection: Collection, candidate: Binarizer) -> Comparison | None:
@@ -117,8 +115,8 @@ class Candidates:
 
 def in_use(collection: Collection, candidate: Binarizer) -> bool:
     """Say whether a candidate is the newest binarizer already."""
-    binarizers = collection.view.binarizers
-    return bool(binarizers) and binarizers[max(binarizers)].identity == candidate.identity
+    newest = collection.view.newest
+    return newest is not None and newest.identity == candidate.identity
 
 
 def check_dimensions(dimensions: int, collection: Collection) -> None:

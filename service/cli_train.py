@@ -165,6 +165,7 @@ def _train(
     from models.binarizer_folder import save_binarizer
     from models.binarizer_training import train
     from models.errors import TrainingCancelled
+    from service.trainer import UNFINISHED
 
     def on_progress(progress: Progress) -> None:
         if progress.stage != "training":
@@ -176,7 +177,7 @@ def _train(
             message += f", held-out r10@100 {progress.recall:.4f}"
         tell(done, progress.epochs * progress.steps, "steps", message, progress.stage)
 
-    work = out / "unfinished"
+    work = out / UNFINISHED
     with _interruptions() as cancelled:
         try:
             trained = train(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.collection import Collection
-from index.errors import InvalidVector
+from index.errors import InvalidVector, VectorsDropped
 from index.ids import PointId
 from index.points import Batch, Stored
 from models import InvalidText
@@ -161,7 +161,10 @@ def _encode(
 def _known_vectors(
     collection: Collection, incoming: Incoming, rows: Sequence[int], stored: dict[PointId, Stored]
 ) -> dict[PointId, Float32s]:
-    """Return the stored vectors of texts that did not change; text and vector are read together."""
+    """Return the stored vectors of texts that did not change; text and vector are read together.
+
+    Where a collection has dropped vectors there are none to write again: texts are encoded once more.
+    """
     wanted: dict[PointId, str] = {}
     for i in rows:
         text, there = incoming.texts[i], stored.get(incoming.ids[i])
@@ -169,5 +172,8 @@ def _known_vectors(
             wanted[incoming.ids[i]] = text
     if not wanted:
         return {}
-    points = collection.points(list(wanted), with_vector=True, with_text=True)
+    try:
+        points = collection.points(list(wanted), with_vector=True, with_text=True)
+    except VectorsDropped:
+        return {}
     return {p.id: p.vector for p in points if p.vector is not None and p.text == wanted[p.id]}

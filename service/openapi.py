@@ -318,8 +318,10 @@ def page(document: dict[str, Any], address: str) -> str:
 
 
 def _section(path: str, method: str, operation: dict[str, Any], document: dict[str, Any], address: str) -> str:
-    verb = method.upper()
-    command = f"curl -X {verb} {address}{path.replace('{collection}', 'my-collection').replace('{point}', '1')}"
+    verb, shown = method.upper(), html.escape(path)
+    for name, value in (("collection", "my-collection"), ("point", "1"), ("job", "1")):
+        path = path.replace(f"{{{name}}}", value)
+    command = f"curl -X {verb} {address}{path}"
     body = operation.get("requestBody", {}).get("content", {})
     if "application/json" in body:
         name = body["application/json"]["schema"]["$ref"].removeprefix(_REF)
@@ -330,6 +332,4 @@ def _section(path: str, method: str, operation: dict[str, Any], document: dict[s
         command += f" \\\n  --data-binary @{file}"
     text = html.escape(operation.get("summary", ""))
     more = html.escape(operation.get("description", ""))
-    return (
-        f"<h2><b>{verb}</b><code>{html.escape(path)}</code></h2><p>{text}. {more}</p><pre>{html.escape(command)}</pre>"
-    )
+    return f"<h2><b>{verb}</b><code>{shown}</code></h2><p>{text}. {more}</p><pre>{html.escape(command)}</pre>"

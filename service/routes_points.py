@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from index.errors import VectorsDropped
 from index.ids import PointId, parse_id
 from index.payload import PayloadEdit
 from service.context import (
@@ -40,6 +41,7 @@ from service.upsert import write_points
 
 router = APIRouter(prefix="/collections/{collection}/points", tags=["points"], route_class=Direct)
 
+_NO_VECTOR: Final = "the collection keeps codes only: the vector of this point was dropped"
 Selecting = TypeVar("Selecting", bound=PointsSelector)
 
 
@@ -89,7 +91,11 @@ async def get_point(request: Request, collection: str, point: str) -> Response:
     point_id = parse_id(int(point) if point.isascii() and point.isdigit() and len(point) < 24 else point)
 
     def read() -> dict[str, Any]:
-        found = service.engine.points(collection, [point_id], with_vector=True, with_text=True)
+        try:
+            found = service.engine.points(collection, [point_id], with_vector=True, with_text=True)
+        except VectorsDropped:
+            found = service.engine.points(collection, [point_id], with_vector=False, with_text=True)
+            asked.warnings.append(_NO_VECTOR)
         if not found:
             raise UnknownPoint(f"there is no point {point_id!r} in {collection}", param="id")
         return Shape(True, vector=True, text=True).point(found[0])

@@ -26,6 +26,7 @@ from models.errors import ModelError
 from service.documents import DocumentError
 from service.errors import TrainingFailed
 
+UNFINISHED: Final = "unfinished"  # folder, in that of the binarizer, for checkpoints
 CRASHES: Final = 3  # after so many the process is not started again
 _LOOK_SECONDS: Final = 0.2
 _STOP_SECONDS: Final = 10.0

@@ -27,6 +27,7 @@ from models.training_data import LEAST_VECTORS
 from service.candidates import MOST_QUERIES, QUERY_SHARE, Candidates, check_dimensions, check_vectors, in_use
 from service.catalog import Catalog
 from service.jobs import Run
+from service.trainer import UNFINISHED
 
 Float32s = NDArray[np.float32]
 
@@ -129,7 +130,8 @@ class Training:
                     comparison = self.candidates.compare(collection, candidate, queries["rows"], queries["vectors"])
                 run.keep(comparison=asdict(comparison))
                 if comparison.worse and not parameters["force"]:
-                    shutil.copytree(trained, run.folder / "binarizer", dirs_exist_ok=True)
+                    unfinished = shutil.ignore_patterns(UNFINISHED)
+                    shutil.copytree(trained, run.folder / "binarizer", ignore=unfinished, dirs_exist_ok=True)
                     return "rejected"
                 run.check()
                 collection.adopt(candidate)

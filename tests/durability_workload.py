@@ -56,6 +56,10 @@ Float32s = NDArray[np.float32]
 class SignBinarizer:
     """Signs of centred vectors: the least that a collection can code with."""
 
+    bits = 1
+    learned = False
+    identity = "signs"
+
     def __init__(self, mean: Float32s) -> None:
         self.mean = mean
         self.dimension = self.code_dimension = len(mean)
@@ -63,10 +67,17 @@ class SignBinarizer:
     def encode(self, vectors: Float32s) -> tuple[NDArray[np.uint8], Float32s]:
         centred = vectors - self.mean
         sums = np.maximum(np.abs(centred).sum(axis=1), np.float32(1e-9))
-        return (centred > 0).astype(np.uint8), np.einsum("ij,ij->i", centred, centred) / sums
+        factors = np.einsum("ij,ij->i", centred, centred) / sums
+        return (centred > 0).astype(np.uint8), factors[:, None]
 
     def queries(self, vectors: Float32s) -> Float32s:
         return vectors
+
+    def query_levels(self, vectors: Float32s) -> tuple[NDArray[np.uint8], Float32s]:
+        return (vectors > 0).astype(np.uint8), np.abs(vectors).mean(axis=1)
+
+    def reads(self, older: object) -> bool:  # noqa: ARG002
+        return False
 
     def to_bytes(self) -> bytes:
         return self.mean.astype("<f4").tobytes()
@@ -75,7 +86,7 @@ class SignBinarizer:
 class SignFactory:
     """Fits and loads `SignBinarizer`."""
 
-    def fit(self, vectors: Float32s, seed: int) -> SignBinarizer:  # noqa: ARG002
+    def fit(self, vectors: Float32s, seed: int, *, bits: int, dimensions: int | None) -> SignBinarizer:  # noqa: ARG002
         return SignBinarizer(vectors.mean(axis=0).astype(np.float32))
 
     def load(self, data: bytes) -> SignBinarizer:

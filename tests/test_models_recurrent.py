@@ -112,6 +112,13 @@ def test_forward_is_the_formula(bits, hidden):
     assert compared > 15
 
 
+@pytest.mark.parametrize("hidden", [(), (6,), (6, 5)])
+def test_a_block_in_other_units(hidden):
+    one = block(np.random.default_rng(0), D, M, hidden)
+    vectors = text_like(10)
+    np.testing.assert_allclose(one.in_units(50.0)(50 * vectors), 50 * one(vectors), rtol=1e-3, atol=1e-3)
+
+
 def test_zero_counts_as_positive():
     nothing = Affine(np.zeros((3, D + 1), np.float32), np.zeros(3, np.float32))
     back = Affine(np.ones((D + 1, 3), np.float32), np.ones(D + 1, np.float32))
@@ -359,7 +366,7 @@ def test_every_damaged_byte_is_noticed():
     [
         ({"bits": 3}, "refine|reconstruct"),
         ({"bits": 9}, "9 bits"),
-        ({"sweeps": 1000}, "1000 sweeps"),
+        ({"sweeps": 1000}, "20 dimensions, 13 code dimensions, 1000 sweeps"),
         ({"format": 2}, "in format 2"),
         ({"binarizer": "other"}, "kind 'other'"),
         ({"layers": {}}, "not a stored binarizer"),

@@ -17,7 +17,7 @@ from models.neighbours import best_rows
 from models.recurrent import load_recurrent
 from models.training_data import prepare
 from models.training_options import TrainingOptions
-from models.training_report import compare, per_query
+from models.training_report import codes_of, compare, per_query, report_on
 
 D = 32
 # Straight-through training of the recurrence alone, every term and the queue in use.
@@ -25,7 +25,7 @@ GRADIENT = TrainingOptions(
     bits=2,
     dimensions=12,
     sweeps=0,
-    epochs=3,
+    epochs=2,
     batch=64,
     hidden=16,
     query_hidden=8,
@@ -121,9 +121,8 @@ def test_a_worse_code_is_never_called_better():
     assert verdict == "not better"
 
 
-def test_nothing_held_out_is_trained_on(tmp_path):
-    vectors = structured(400)
-    data = prepare(
+def prepared(vectors, cache):
+    return prepare(
         vectors,
         None,
         dimensions=None,
@@ -131,10 +130,14 @@ def test_nothing_held_out_is_trained_on(tmp_path):
         neighbours=8,
         most_anchors=100,
         seed=0,
-        cache=tmp_path / "near.npy",
+        cache=cache,
         on_progress=lambda _: None,
         cancelled=bool,
     )
+
+
+def test_nothing_held_out_is_trained_on(tmp_path):
+    data = prepared(structured(400), tmp_path / "near.npy")
     held = {*data.validation.own.tolist(), *data.test.own.tolist()}
     assert len(held) == 80
     assert len(data.training) == 320
@@ -154,6 +157,7 @@ def test_polished_codes_are_better_than_training_free_ones(polished):
     assert report.learned["r10@10"] > report.training_free["r10@10"] + 0.05
     assert report.history[report.epoch] == max(report.history) > report.history[0]
     assert (report.bits, report.code_dimension, report.vectors, report.queries) == (1, 16, 560, 70)
+    assert report.unseen[1] > 0
     json.dumps(asdict(report))
 
 
@@ -170,6 +174,28 @@ def test_the_reported_recall_is_what_the_binarizer_does(polished):
     recall = np.mean([len({*a} & {*b[:10]}) / 10 for a, b in zip(truth.tolist(), found.tolist(), strict=True)])
     assert recall == pytest.approx(polished.report.learned["r10@10"], abs=0.01)
     assert binarizer.learned
+
+
+def test_codes_that_do_not_carry_over_to_unseen_documents_are_not_called_better(polished, tmp_path):
+    """The main measure alone would say better."""
+    data = prepared(structured(), tmp_path / "near.npy")
+    binarizer = polished.binarizer
+
+    def coded(rows):
+        return codes_of(*padless(binarizer, data.documents[rows]))
+
+    def good_on_all_alone(rows):
+        return coded(rows) if isinstance(rows, slice) else -coded(rows)
+
+    good, bad = (report_on(binarizer, codes, data, None, seed=0) for codes in (coded, good_on_all_alone))
+    assert (good.verdict, good.unseen) == ("better", polished.report.unseen)
+    assert (bad.verdict, bad.difference) == ("not better", good.difference)
+    assert bad.unseen[2] < 0
+
+
+def padless(binarizer, documents):
+    levels, factors = binarizer.encode(documents)
+    return levels[:, : binarizer.dimensions], factors
 
 
 def test_straight_through_training_learns(tmp_path):
@@ -248,7 +274,7 @@ def test_queries_of_their_own(tmp_path):
     vectors = structured(700)
     queries = structured(400, seed=5) * 3 + 0.1
     report = train(vectors, POLISHED, folder=tmp_path, queries=queries).report
-    assert (report.vectors, report.queries) == (700, 40)
+    assert (report.vectors, report.queries, report.unseen) == (700, 40, None)
     assert report.learned["r10@10"] > report.training_free["r10@10"]
 
 
@@ -335,6 +361,7 @@ def test_sizes_and_queries_that_are_refused(tmp_path):
         ({"bits": 0}, "0 bits"),
         ({"dimensions": 0}, "0 code dimensions"),
         ({"batch": 1}, "2 or more"),
+        ({"sweeps": 65}, "65 sweeps"),
         ({"hidden": 8}, "linear recurrence"),
     ):
         with pytest.raises(InvalidSize, match=match):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
+import orjson
 import pytest
 
 from index.options import StoreOptions
-from tests.conftest import running
+from tests.conftest import WORDS, running
 from tests.service_calls import load, ok, refused
 
 D = 32
@@ -19,7 +22,9 @@ EXACT = [set(np.argsort(-(ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)) @ 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory):
     """A server whose collections have codes from 256 points on."""
-    options = StoreOptions(exact_below=100, first_fit=256, tail_rows=128, save_rows=64)
+    options = StoreOptions(
+        exact_below=100, first_fit=256, tail_rows=128, save_rows=64, file_bytes=100 * D * 4, idle_seconds=0.1
+    )
     with running(tmp_path_factory.mktemp("compression"), options=options) as server:
         yield server.http
 
@@ -168,3 +173,47 @@ def test_metadata_that_comes_later_changes_nothing_and_says_so(http, name):
     assert ok(response) is True
     assert "changes nothing" in response.json()["warnings"][0]
     assert ok(http.get(path))["codes"]["bits"] == 2
+
+
+def test_codes_only(http, name):
+    path = create(http, name, bits=4, store_vectors=False)
+    for first in range(0, len(ROWS), 100):  # a file of vectors each: only whole ones are dropped, never the newest
+        load(http, path, ROWS[first : first + 100], first)
+    end = time.monotonic() + 60
+    while (info := ok(http.get(path)))["codes_only"] is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert info["store_vectors"] is False
+    loss = info["codes_only"]
+    assert 0.7 < loss["recall_at_10"] <= loss["recall_at_100"] <= 1
+    assert loss["bits"] == 4
+    assert recall(http, path) > 0.8
+    query = {"query": QUERIES[0].tolist()}
+    refused(http.post(f"{path}/search", json=query | {"params": {"exact": True}}), 400, "vectors_dropped")
+    refused(http.post(f"{path}/points/query", json=query | {"with_vector": True}), 400, "vectors_dropped")
+    refused(http.post(f"{path}/points/query", json={"query": 0}), 400, "vectors_dropped")
+    for route in ("train", "upgrade"):
+        body = refused(http.post(f"{path}/{route}"), 400, "vectors_dropped")
+        assert "store_vectors" in body["status"]["error"]
+    one = http.get(f"{path}/points/0")
+    assert ok(one) == {"id": 0, "payload": {}}
+    assert "dropped" in one.json()["warnings"][0]
+
+
+def test_texts_of_a_collection_of_codes_only_can_be_sent_again_with_other_payloads(http, name):
+    path = f"/collections/{name}"
+    ok(http.put(path, json={"encoder": "default", "store_vectors": False}))
+    words = [f"{WORDS[i % 8]} {WORDS[i // 8 % 8]} {WORDS[i // 64 % 8]}" for i in range(1024)]
+
+    def send(payload):
+        lines = [orjson.dumps({"id": i, "text": text, "payload": payload}) for i, text in enumerate(words)]
+        results = [ok(http.post(f"{path}/points/bulk", content=b"\n".join(lines[i::4]))) for i in range(4)]
+        return sum(result["accepted"] for result in results)
+
+    assert send({}) == 1024
+    end = time.monotonic() + 60
+    while ok(http.get(path))["codes_only"] is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert send({"new": True}) == 1024
+    assert ok(http.get(f"{path}/points/0"))["payload"] == {"new": True}
