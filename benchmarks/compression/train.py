@@ -3,7 +3,7 @@
     python -m benchmarks.compression.train --cache DIR --out DIR --sets scifact cosqa+distill --seeds 0 1 2
 
 Vectors of the collection itself are trained on, never its queries; what is there already is not trained again. A
-collection with distractors is trained on all of the set's documents and a sample of the distractors.
+large collection is trained on an even sample.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.compression.coders import dimensions_for
-from benchmarks.compression.sets import SETS, Corpus, Floats, corpora
+from benchmarks.compression.sets import SETS, Floats, corpora
 from models import binarizer_folder
 from models.binarizer_training import train
 from models.training_options import TrainingOptions
@@ -28,14 +28,11 @@ RECIPES = {
 }
 
 
-def sample(corpus: Corpus, documents: int, rows: int, seed: int) -> Floats:
-    """Return the first `documents` rows, the set's own, and distractors drawn evenly, `rows` together at most."""
-    if len(corpus.documents) <= rows:
-        return corpus.documents
-    rest = np.random.default_rng(seed).choice(
-        np.arange(documents, len(corpus.documents)), rows - documents, replace=False
-    )
-    return corpus.documents[np.concatenate([np.arange(documents), np.sort(rest)])]
+def sample(documents: Floats, rows: int, seed: int) -> Floats:
+    """Return an even sample of documents, as a training of a live collection draws it."""
+    if len(documents) <= rows:
+        return documents
+    return documents[np.sort(np.random.default_rng(seed).choice(len(documents), rows, replace=False))]
 
 
 def main() -> None:
@@ -53,7 +50,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     a = parser.parse_args()
     for corpus in corpora(a.sets, a.data, a.cache, a.distractors):
-        own = len(corpus.documents) - (a.distractors if "+" in corpus.name else 0)
         for size in a.sizes:
             bits, budget = map(int, size.split("x"))
             dimensions = min(dimensions_for(budget, bits), corpus.documents.shape[1])
@@ -65,7 +61,7 @@ def main() -> None:
                 options = TrainingOptions(bits=bits, dimensions=dimensions, seed=seed, threads=1, **chosen)
                 started = time.perf_counter()
                 with tempfile.TemporaryDirectory() as scratch:
-                    trained = train(sample(corpus, own, a.rows, seed), options, folder=Path(scratch))
+                    trained = train(sample(corpus.documents, a.rows, seed), options, folder=Path(scratch))
                 binarizer_folder.save_binarizer(folder, trained.binarizer, trained.report)
                 report = trained.report
                 print(
