@@ -37,7 +37,8 @@ def _reranked(all_: All, names: list[str]) -> list[Line]:
     ):
         found = {name: all_[name][method] for name in names if method in all_[name]}
         figures = ", ".join(f"{name} {one.mean('r10@20'):.4f}" for name, one in found.items())
-        verdict = _verdict(all(one.mean("r10@20") >= least for one in found.values())) if found else NONE
+        whole = len(found) == len(names) > 0
+        verdict = _verdict(all(one.mean("r10@20") >= least for one in found.values())) if whole else NONE
         out.append((f"{label}, all {DIMENSION} dimensions: recall@10 after rerank of 20 >= {least}", figures, verdict))
     return out
 
@@ -51,7 +52,7 @@ def _codes_alone(all_: All, names: list[str]) -> list[Line]:
         mean, low, high = (100 * value / whole for value in change)
         figures.append(f"{name} {mean:+.2f} % ({low:+.2f} to {high:+.2f})")
         passed.append(abs(mean) <= 0.5 or mean > 0)
-    verdict = _verdict(all(passed)) if passed else NONE
+    verdict = _verdict(all(passed)) if len(passed) == len(names) > 0 else NONE
     return [("4 bits, codes alone: nDCG@10 within 0.5 % of float", ", ".join(figures), verdict)]
 
 
