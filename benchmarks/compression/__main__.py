@@ -38,7 +38,8 @@ def main() -> None:
     elif a.step == "speed":
         from benchmarks.compression import speed
 
-        speed.run(a.cache, folder / "speed.json", rows=a.rows, rounds=a.rounds, asked=a.queries, machine=machine())
+        out = folder / "speed.json"
+        speed.run(a.data, a.cache, out, rows=a.rows, rounds=a.rounds, asked=a.queries, machine=machine())
     else:
         from benchmarks.compression import report
 

@@ -18,17 +18,19 @@ def write(results: Results, speeds_path: Path, docs: Path) -> None:
     """Fill the pages and draw the figures; print the bars."""
     all_ = gather(results)
     speeds = Speeds(speeds_path)
-    parts = {"machine": speeds.machine}
+    parts = {"machine": speeds.machine, "speed": tables.speed_table(speeds)} if speeds.names() else {}
     for setting, added in SETTINGS.items():
         if not any(name + added in all_ for name in SETS):
             print(f"sets {setting}: nothing was measured")
             continue
         parts[f"bars {setting}"] = tables.bar_table(all_, added)
-        parts[f"summary {setting}"] = tables.summary_table(all_, speeds, added)
+        parts[f"summary {setting}"] = tables.summary_table(all_, added)
         names = [name + added for name in SETS]
         for figure, measure in FIGURES.items():
             plots.draw(all_, names, measure, docs / "images" / f"compression-{figure}-{setting}.svg")
         print(f"bars, sets {setting}\n{parts[f'bars {setting}']}\n")
     tables.fill(docs / "compression.md", parts)
+    if not all_:
+        return
     everything = "\n\n".join(f"## {name}\n\n{tables.set_table(all_, name)}" for name in all_)
     tables.fill(docs / "compression-tables.md", {"all": everything})

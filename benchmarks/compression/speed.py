@@ -20,14 +20,15 @@ from threadpoolctl import threadpool_limits
 from benchmarks.compression import faiss_peers
 from benchmarks.compression.catalogue import DIMENSION, TRAINING_FREE, peers
 from benchmarks.compression.coders import FACTOR_BYTES, Coder, training_free
-from benchmarks.compression.sets import Floats, Positions, distractors
+from benchmarks.compression.sets import Floats, Positions
+from benchmarks.embeddings import retrieval_set
 from index.code_index import CodeIndex
 from index.codes import Planes, pack
 from index.plane_scores import Rest, further_scores, interleave
 
 Fit = Callable[[Floats, int], Coder]
 
-BASE_ROWS = 98_304
+BASE_SETS = ("scifact", "cosqa", "covidqa")
 FIT_ROWS = 8_192  # what is fitted does not change the speed
 NOISE = 0.02  # of the length of a vector, so that copies of a row differ in a few levels
 K = 100
@@ -87,6 +88,10 @@ class Speeds:
         """Where and on how many codes it was measured."""
         return str(self._found.get("machine", "not measured"))
 
+    def names(self) -> list[str]:
+        """Return what was timed."""
+        return list(self._found["encode"])
+
     def scan(self, method: str) -> str:
         """Return microseconds per million codes as `median (least to greatest)`."""
         values = self._found["scan"].get(method)
@@ -129,10 +134,12 @@ def chunks(base: Floats, rows: int, seed: int = 0) -> Iterator[Floats]:
         yield np.asarray(part, dtype=np.float32)
 
 
-def run(cache: Path, out: Path, *, rows: int, rounds: int, asked: int, machine: str) -> None:
+def run(data: Path, cache: Path, out: Path, *, rows: int, rounds: int, asked: int, machine: str) -> None:
     """Build every index, time encoding and then scans round by round; write JSON."""
-    base = distractors(cache, BASE_ROWS)
-    queries = distractors(cache, BASE_ROWS + asked)[-asked:]
+    sets = [retrieval_set(data / name, cache, only_cached=True) for name in BASE_SETS]
+    base = np.concatenate([found.documents for found in sets])
+    base = base[np.random.default_rng(0).permutation(len(base))]
+    queries = sets[0].queries[:asked]
     fits = subjects()
     coders: dict[str, Coder] = {}
     for name, fit in fits.items():

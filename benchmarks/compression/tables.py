@@ -29,7 +29,13 @@ def bar_table(all_: All, added: str) -> str:
     return table(["bar", "measured", "verdict"], check(all_, added))
 
 
-def summary_table(all_: All, speeds: Speeds, added: str) -> str:
+def speed_table(speeds: Speeds) -> str:
+    """Return how long each method scans and encodes."""
+    lines = [[name, speeds.scan(name), speeds.encode(name)] for name in speeds.names()]
+    return table(["method", "µs per million codes", "encode, ms per 1,000"], lines)
+
+
+def summary_table(all_: All, added: str) -> str:
     """Return the means over the barred sets of every method, by bytes; in bold the best of each size."""
     names = [name + added for name in BARRED if name + added in all_]
     rows = [(one, [over_sets(all_, names, one.method, m) for m in SHOWN]) for one in methods(all_)]
@@ -43,15 +49,14 @@ def summary_table(all_: All, speeds: Speeds, added: str) -> str:
     for one, values in rows:
         size = group(one.bytes) if one.method != FLOAT else None
         if size != last and lines:
-            lines.append([""] * (4 + len(SHOWN)))
+            lines.append([""] * (2 + len(SHOWN)))
         last = size
         cells = [
             f"**{number(v, 4)}**" if v == best[group(one.bytes), i] and one.method != FLOAT else number(v, 4)
             for i, v in enumerate(values)
         ]
-        lines.append([_name(one), f"{one.bytes:.0f}", *cells, speeds.scan(one.method), speeds.encode(one.method)])
-    head = ["method", "bytes", *SHOWN, "µs per million codes", "encode, ms per 1,000"]
-    return table(head, lines)
+        lines.append([_name(one), f"{one.bytes:.0f}", *cells])
+    return table(["method", "bytes", *SHOWN], lines)
 
 
 def _name(one: Measured) -> str:
