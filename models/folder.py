@@ -22,6 +22,8 @@ ROUTERS = frozenset({"Router", "Asym"})
 ROUTER_CONFIGS = ("router_config.json", "config.json")  # in the order in which the library looks
 TOKENIZER_NAMES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 IDENTITY_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
+# Written beside a model for serving it; none of them changes its whole vectors.
+NO_IDENTITY = frozenset({"bitfold_fold.safetensors", "bitfold_onnx.json", "bitfold_sizes.json", "training.json"})
 DOWNLOAD_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 OTHER_BACKENDS = ("onnx/*", "openvino/*")
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -166,7 +168,8 @@ def check_pins(path: Path, pins: Mapping[str, str]) -> None:
 def fingerprint(folder: ModelFolder) -> str:
     """First 12 hex digits of a SHA-256 over names and contents of configuration, tokenizer and weight files.
 
-    Files that no module reads (model card, other backends, training leftovers in subfolders) do not count.
+    Files that no module reads (model card, other backends, training leftovers in subfolders) do not count, nor what
+    this project puts beside a model.
     """
     files = {file for file in folder.path.iterdir() if file.is_file()}
     for module in folder.modules:
@@ -174,7 +177,7 @@ def fingerprint(folder: ModelFolder) -> str:
             files.update(file for file in module.rglob("*") if file.is_file())
     total = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.relative_to(folder.path).as_posix()):
-        if file.suffix in IDENTITY_SUFFIXES:
+        if file.suffix in IDENTITY_SUFFIXES and file.name not in NO_IDENTITY:
             total.update(f"{file.relative_to(folder.path).as_posix()}\0{_digest(file)}\n".encode())
     return total.hexdigest()[:12]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +20,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 from transformers.utils import logging as transformers_logging
 
+from models import sentence_layers
+from models.backend import PROMPT_NAMES, Runtime, Task
 from models.errors import ModelError
 from models.folder import ModelFolder
 
-Task = Literal["query", "document"]
-PROMPT_NAMES: dict[Task, tuple[str, ...]] = {
-    "query": ("query",),
-    "document": ("document", "passage", "corpus"),
-}
 LEAST_TOKEN = 64  # characters that a token may have, at least
+COUNTED_TOGETHER = 256  # texts that are tokenised at once when tokens are counted
 NO_LIMIT = 10**9  # libraries write "no limit" as inf or as 1e30
 
 
@@ -40,14 +39,22 @@ class SentenceModel:
     max_tokens : window in tokens, special tokens and prompt included; None if it has none.
     pooling : pooling mode, several joined by "+"; "bag" for static embeddings.
     prompts : text put before every query and every document.
+    runtime : "torch".
+    exits : layers after which it can end.
+
+    Parameters
+    ----------
+    temperature : of attention, as in `sentence_layers.scale_attention`; 1 is the model as it was trained.
     """
 
-    def __init__(self, folder: ModelFolder) -> None:
-        self.prompts: dict[Task, str] = {task: folder.prompt(names) for task, names in PROMPT_NAMES.items()}
+    runtime: Runtime = "torch"
+
+    def __init__(self, folder: ModelFolder, *, temperature: float = 1.0) -> None:
+        self.prompts: Mapping[Task, str] = {task: folder.prompt(names) for task, names in PROMPT_NAMES.items()}
         # A fast tokenizer changes its own state when padding or truncation settings change.
         self._lock = threading.Lock()
         try:
-            with _quiet():
+            with quiet():
                 self._model = SentenceTransformer(
                     str(folder.path),
                     trust_remote_code=False,
@@ -58,37 +65,60 @@ class SentenceModel:
             self.max_tokens = None if limit is None or limit > NO_LIMIT else int(limit)
             self._max_characters = self._most_characters()
             self.pooling = _pooling(self._model)
+            if temperature != 1:
+                sentence_layers.scale_attention(self._model, temperature)
+            self.exits = sentence_layers.exits(self._model)
+            self._ending_after = {self.exits[-1]: self._model}
             self.dimension = self._probe()
         except ModelError as error:
-            raise ModelError(f"{folder.path}: {error}", hint=error.hint) from error
+            raise type(error)(f"{folder.path}: {error}", hint=error.hint) from error
         except Exception as error:  # the libraries raise whatever they meet in the files
             raise ModelError(f"{folder.path} cannot be loaded: {type(error).__name__}: {error}") from error
 
-    def embed(self, texts: Sequence[str], task: Task) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def embed(self, texts: Sequence[str], task: Task, layers: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Run the model on one batch.
 
         Parameters
         ----------
         texts : n >= 1 texts; the prompt of `task` is put before each.
         task : which side the texts are on.
+        layers : one of `exits`.
 
         Returns
         -------
         vectors : (n, d) float32, not normalised unless the model does it.
         truncated : (n,) bool, True where tokens were cut off.
         """
-        model = self._model
+        model = self._ending(layers)
         most = self._max_characters
-        read = [text[:most] for text in texts]
         with torch.inference_mode():
-            with self._lock:
-                features = model.preprocess(read, prompt=self.prompts[task] or None, task=task)
+            features = self._features(texts, task)
             truncated = self._truncated(features, len(texts))
             if most is not None:
                 truncated |= np.fromiter((not _blank(text, most) for text in texts), np.bool_, len(texts))
             output = model(batch_to_device(features, model.device), task=task)["sentence_embedding"]
             vectors = output[:, : model.truncate_dim].to(device="cpu", dtype=torch.float32)
         return vectors.numpy(), truncated
+
+    def count_tokens(self, texts: Sequence[str], task: Task, layers: int) -> list[int]:  # noqa: ARG002
+        """Return how many tokens of each text `embed` reads, special tokens and the prompt included."""
+        counts: list[int] = []
+        for start in range(0, len(texts), COUNTED_TOGETHER):
+            features = self._features(texts[start : start + COUNTED_TOGETHER], task)
+            counts += _lengths(features)
+        return counts
+
+    def _features(self, texts: Sequence[str], task: Task) -> dict[str, Any]:
+        read = [text[: self._max_characters] for text in texts]
+        with self._lock:
+            return self._model.preprocess(read, prompt=self.prompts[task] or None, task=task)
+
+    def _ending(self, layers: int) -> SentenceTransformer:
+        model = self._ending_after.get(layers)
+        if model is None:
+            # Two threads may make one each: they share their weights, and either will do.
+            model = self._ending_after[layers] = sentence_layers.first_layers(self._model, layers)
+        return model
 
     def _most_characters(self) -> int | None:
         """Return how much of a text is tokenised: what a window of the vocabulary's longest tokens holds.
@@ -116,13 +146,23 @@ class SentenceModel:
     def _probe(self) -> int:
         dimensions = set()
         for task in PROMPT_NAMES:
-            vectors, _ = self.embed(["probe"], task)
+            vectors, _ = self.embed(["probe"], task, self.exits[-1])
             if not np.isfinite(vectors).all():
                 raise ModelError("its vectors are not finite: the weights are damaged")
             dimensions.add(vectors.shape[1])
         if len(dimensions) != 1:
             raise ModelError(f"queries and documents have different dimensions: {sorted(dimensions)}")
         return int(dimensions.pop())
+
+
+def _lengths(features: Mapping[str, Any]) -> list[int]:
+    """Return the number of tokens of each text of a batch, padding left out."""
+    if "attention_mask" in features:
+        return [int(count) for count in features["attention_mask"].sum(dim=1)]
+    if "offsets" in features:  # a bag of tokens has no padding
+        starts = [*features["offsets"].tolist(), len(features["input_ids"])]
+        return [after - start for start, after in pairwise(starts)]
+    raise ModelError("its tokenizer does not tell how many tokens a text has", hint="use a text model")
 
 
 def _blank(text: str, start: int) -> bool:
@@ -139,7 +179,7 @@ def _pooling(model: SentenceTransformer) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep loading bars and notes off the terminal; put everything back afterwards."""
     names = ("sentence_transformers", "transformers")
     levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]

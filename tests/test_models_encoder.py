@@ -1,4 +1,4 @@
-"""Encoders: the packaged real model, and tiny random models against a slow oracle."""
+"""Encoders: the packaged real model as it is served, and tiny random models in torch against a slow oracle."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from models import ModelMismatch, load_encoder
+from models.folder import check_folder, fingerprint
 from tests.tiny_models import HIDDEN, WORDS, Tiny, write_json
 
 TEXTS = ["the cat sat on the mat", "a dog", "red road blue road", "", "zebra", "the " * 9 + "cat"]
@@ -49,7 +50,7 @@ def tiny(tmp_path):
 
 
 def load(model, name="mine"):
-    return load_encoder(name, folder=model.folder)
+    return load_encoder(name, folder=model.folder, runtime="torch")
 
 
 def test_real_encoder_describes_itself(real):
@@ -271,12 +272,15 @@ def test_half_precision_weights_are_computed_in_float32(tiny):
     np.testing.assert_allclose(encoder.encode_documents(texts).vectors, loop, atol=1e-5)
 
 
+def label_of(space):
+    return space.partition("@")[2].partition("/")[0]
+
+
 def test_space_is_the_folder_and_its_contents(tiny, tmp_path):
     model = tiny()
     space = load(model, "first").space
-    label, _, rest = space.partition("@")
-    assert label == "tiny"
-    assert len(rest.partition("/")[0]) == 12
+    assert space.startswith("tiny@")
+    assert len(label_of(space)) == 12
     assert load(model, "second").space == space
     (model.folder / "README.md").write_text("a card")
     (model.folder / "onnx").mkdir()
@@ -285,6 +289,9 @@ def test_space_is_the_folder_and_its_contents(tiny, tmp_path):
     moved = tmp_path / "elsewhere" / "tiny"
     shutil.copytree(model.folder, moved)
     assert load_encoder("moved", folder=moved).space == space
+    for name in ("bitfold_sizes.json", "bitfold_onnx.json", "bitfold_fold.safetensors"):
+        (moved / name).write_text("what serves a model does not change it")
+    assert fingerprint(check_folder(moved)) == label_of(space)
 
 
 @pytest.mark.parametrize(

@@ -114,16 +114,17 @@ def test_modules_outside_the_folder_are_refused(tiny, path):
             '{"default_prompt_name": "x"}',
             "'x' is not one of the prompts",
         ),
-        ("model.safetensors", "garbage", "cannot be loaded"),
-        ("tokenizer.json", "garbage", "cannot be loaded"),
+        ("model.safetensors", "garbage", r"cannot be loaded|is not a file of weights"),
+        ("tokenizer.json", "garbage", r"cannot be (loaded|read)"),
         ("config.json", "{}", "cannot be loaded"),
     ],
 )
-def test_damaged_files_are_model_errors(tiny, name, content, match):
+@pytest.mark.parametrize("runtime", ["auto", "torch"])
+def test_damaged_files_are_model_errors(tiny, name, content, match, runtime):
     model = tiny()
     (model.folder / name).write_text(content)
     with pytest.raises(ModelError, match=match) as caught:
-        load(model)
+        load_encoder("mine", folder=model.folder, runtime=runtime)
     assert str(model.folder) in str(caught.value)
 
 

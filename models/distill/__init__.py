@@ -1,0 +1,1 @@
+"""Training students: small query encoders that put texts where a teacher puts them (LEAF, arXiv 2509.12539)."""
