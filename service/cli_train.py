@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.console import Url, progress_bar
+from service import cli_train_encoder, cli_train_student
+from service.console import INTERRUPTED, Url, interruptions, progress_bar
 
 if TYPE_CHECKING:
     from models.training_options import Progress, TrainingOptions
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from service.vector_sources import Float32s
 
 app = typer.Typer(help="Train what search uses on your own vectors.", no_args_is_help=True)
+app.command()(cli_train_encoder.encoder)
+app.command()(cli_train_student.student)
 
-
-_INTERRUPTED = 130
 _STAGES = {"neighbours": "looking for neighbours", "codes": "fitting codes"}
 
 
@@ -178,7 +177,7 @@ def _train(
         tell(done, progress.epochs * progress.steps, "steps", message, progress.stage)
 
     work = out / UNFINISHED
-    with _interruptions() as cancelled:
+    with interruptions() as cancelled:
         try:
             trained = train(
                 rows,
@@ -191,7 +190,7 @@ def _train(
             )
         except TrainingCancelled:
             typer.echo(f"bitfold: the progress is kept in {work}; the same command will continue", err=True)
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
         save_binarizer(out, trained.binarizer, trained.report, space=space)
     shutil.rmtree(work, ignore_errors=True)
     for name in ("vectors.json", "vectors.npy"):
@@ -214,25 +213,6 @@ def describe(report: TrainingReport, out: Path) -> str:
         else f"It is kept in {out}; to use it would gain nothing.",
     ]
     return "\n".join(lines)
-
-
-@contextmanager
-def _interruptions() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event; the second one ends the process as usual."""
-    event = threading.Event()
-    before: dict[int, Any] = {}
-
-    def set_event(number: int, _: object) -> None:
-        event.set()
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, set_event)
-    try:
-        yield event
-    finally:
-        for interruption, handler in before.items():
-            signal.signal(interruption, handler)
 
 
 @contextmanager

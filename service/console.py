@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 Url = Annotated[str | None, typer.Option(help="Address of the server; else BITFOLD_URL, else host and port.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+
+INTERRUPTED: Final = 130  # exit status
 
 
 def print_json(value: object) -> None:
@@ -54,3 +58,22 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         disable=not console.is_terminal,
     ) as progress:
         yield progress
+
+
+@contextmanager
+def interruptions() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into an event; the second one ends the process as usual."""
+    event = threading.Event()
+    before: dict[int, Any] = {}
+
+    def set_event(number: int, _: object) -> None:
+        event.set()
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, set_event)
+    try:
+        yield event
+    finally:
+        for interruption, handler in before.items():
+            signal.signal(interruption, handler)
