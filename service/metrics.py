@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -24,6 +24,15 @@ class Sizes:
     vector_bytes: int
     record_bytes: int
     code_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextCounts:
+    """Query texts since the start: with a known vector, without one, and the calls of encoders for the latter."""
+
+    hits: int
+    misses: int
+    calls: int
 
 
 class Metrics:
@@ -54,26 +63,37 @@ class Metrics:
         parts[0].inc()
         parts[1].observe(seconds)
 
-    def watch(self, sizes: Callable[[], Iterable[Sizes]], jobs: Callable[[], Mapping[str, int]]) -> None:
-        """Show the sizes of collections and the number of jobs by state from now on."""
-        self._registry.register(_Gauges(sizes, jobs))
+    def watch(
+        self,
+        sizes: Callable[[], Iterable[Sizes]],
+        jobs: Callable[[], Mapping[str, int]],
+        texts: Callable[[], TextCounts],
+    ) -> None:
+        """Show the sizes of collections, the jobs by state and what became of query texts from now on."""
+        self._registry.register(_Watched(sizes, jobs, texts))
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
         return generate_latest(self._registry)
 
 
-class _Gauges(Collector):
-    def __init__(self, sizes: Callable[[], Iterable[Sizes]], jobs: Callable[[], Mapping[str, int]]) -> None:
+class _Watched(Collector):
+    def __init__(
+        self,
+        sizes: Callable[[], Iterable[Sizes]],
+        jobs: Callable[[], Mapping[str, int]],
+        texts: Callable[[], TextCounts],
+    ) -> None:
         self._sizes = sizes
         self._jobs = jobs
+        self._texts = texts
 
-    def describe(self) -> list[GaugeMetricFamily]:
+    def describe(self) -> list[Metric]:
         """Return nothing: registering must not ask for sizes."""
         return []
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read sizes and numbers and yield them as gauges."""
+    def collect(self) -> Iterator[Metric]:
+        """Read sizes and numbers and yield them."""
         points = GaugeMetricFamily("bitfold_points", "Points of a collection", labels=["collection"])
         indexed = GaugeMetricFamily("bitfold_indexed_points", "Points that have codes", labels=["collection"])
         disk = GaugeMetricFamily("bitfold_disk_bytes", "Bytes on disk by part", labels=["collection", "part"])
@@ -86,4 +106,10 @@ class _Gauges(Collector):
         jobs = GaugeMetricFamily("bitfold_jobs", "Jobs by state", labels=["state"])
         for state, count in self._jobs().items():
             jobs.add_metric([state], count)
-        yield from (points, indexed, disk, jobs)
+        counts = self._texts()
+        texts = CounterMetricFamily("bitfold_query_texts", "Query texts, with a known vector or not", labels=["cached"])
+        texts.add_metric(["true"], counts.hits)
+        texts.add_metric(["false"], counts.misses)
+        calls = CounterMetricFamily("bitfold_query_encodings", "Calls of encoders for query texts that were not known")
+        calls.add_metric([], counts.calls)
+        yield from (points, indexed, disk, jobs, texts, calls)
