@@ -17,18 +17,29 @@ from starlette.requests import ClientDisconnect
 from index.errors import IndexingError
 from index.options import StoreOptions
 from models import ModelError
-from service import openapi, routes_collections, routes_jobs, routes_native, routes_points, routes_search
+from service import (
+    openapi,
+    routes_collections,
+    routes_jobs,
+    routes_native,
+    routes_openai,
+    routes_points,
+    routes_search,
+)
 from service.candidates import Candidates
 from service.context import Services
-from service.encoders import Encoders, open_encoders
+from service.encoders import Encoders
 from service.engine import Engine
 from service.errors import EngineError
 from service.jobs import Jobs
 from service.limits import Budget, Gate, Pool, Slots
 from service.metrics import Metrics
+from service.open_encoders import open_encoders
 from service.parser_pool import ParserPool
+from service.query_cache import QueryCache
+from service.query_encoding import QueryEncoding
 from service.responses import ApiError, described, on_disconnect, on_error, on_http_error
-from service.settings import Settings
+from service.settings import Settings, usable_cores
 from service.trainer import train_in_process
 from service.training import Training
 from service.version import TITLE, bitfold_version
@@ -38,6 +49,7 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS: Final = 30
 KEEP_ALIVE_SECONDS: Final = 60
 WRITE_THREADS: Final = 8  # writes that wait together share one commit
+EMBEDDING_THREADS: Final = 8  # they wait for the encoder's own threads; a small request need not wait for a large one
 _DESCRIPTION: Final = (
     "Vector search with compressed embeddings: text or vectors in, a few bits per dimension in memory. "
     "Compatible with a subset of the Qdrant REST API."
@@ -51,7 +63,21 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
     ----------
     encoders : None offers what the settings name.
     options : how collections work; None takes the defaults with the settings' `exact_below`.
+
+    Raises
+    ------
+    ModelError
+        The settings name a directory or a file of encoders that cannot be read.
     """
+    if encoders is None:
+        encoders = open_encoders(
+            default=settings.encoder,
+            model_dir=settings.model_dir,
+            file=settings.encoders_file,
+            threads=settings.torch_threads,
+            runtime=settings.runtime,
+            allow_untrained=settings.allow_untrained_sizes,
+        )
     metrics = Metrics()
     app = FastAPI(
         title=TITLE.capitalize(),
@@ -66,6 +92,7 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
         routes_native.health,
         routes_native.router,
         routes_search.router,
+        routes_openai.router,
         routes_collections.router,
         routes_points.router,
         routes_jobs.router,
@@ -92,7 +119,7 @@ def _document(app: FastAPI, *, guarded: bool) -> Callable[[], dict[str, Any]]:
 
 
 def _lifespan(
-    settings: Settings, metrics: Metrics, encoders: Encoders | None, options: StoreOptions | None
+    settings: Settings, metrics: Metrics, encoders: Encoders, options: StoreOptions | None
 ) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Services]]:
@@ -115,7 +142,7 @@ def _lifespan(
             )
             jobs = await asyncio.to_thread(_open_jobs, settings, engine, training)
             stack.push_async_callback(asyncio.to_thread, jobs.close)
-            metrics.watch(engine.catalog.sizes, jobs.counts)
+            metrics.watch(engine.catalog.sizes, jobs.counts, engine.encoding.counts)
             engine.start()
             loads = settings.max_concurrent_bulk
             services = Services(
@@ -124,6 +151,7 @@ def _lifespan(
                 metrics=metrics,
                 searches=pool("search", settings.search_threads, settings.max_queued),
                 writes=pool("write", WRITE_THREADS, settings.max_queued),
+                embeddings=pool("embedding", EMBEDDING_THREADS, settings.max_queued),
                 bulk=pool("bulk", loads, loads),
                 parsing=pool("parsing", settings.parser_processes, loads),
                 loads=Slots("bulk", loads),
@@ -140,12 +168,15 @@ def _lifespan(
     return lifespan
 
 
-def _open_engine(settings: Settings, encoders: Encoders | None, options: StoreOptions | None) -> Engine:
-    if encoders is None:
-        encoders = open_encoders(default=settings.encoder, model_dir=settings.model_dir, threads=settings.torch_threads)
+def _open_engine(settings: Settings, encoders: Encoders, options: StoreOptions | None) -> Engine:
     return Engine(
         data_dir=settings.data_dir,
         encoders=encoders,
+        encoding=QueryEncoding(
+            cache=QueryCache(entries=settings.query_cache),
+            most_batch=settings.query_batch,
+            at_once=settings.torch_threads or usable_cores(),
+        ),
         options=options or StoreOptions(exact_below=settings.exact_below),
         faiss_threads=settings.faiss_threads,
     )

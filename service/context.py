@@ -49,6 +49,7 @@ class Services:
     Parameters
     ----------
     searches : threads for reads. writes : threads for small writes, so that they cannot starve reads.
+    embeddings : threads for texts to embed, which may take minutes and must starve neither.
     bulk : threads for the blocks of bulk loads. parsing : threads that wait for parsers.
     loads : how many bulk requests may run. bodies : how many bytes JSON bodies may hold together.
     """
@@ -58,6 +59,7 @@ class Services:
     metrics: Metrics
     searches: Pool
     writes: Pool
+    embeddings: Pool
     bulk: Pool
     parsing: Pool
     loads: Slots

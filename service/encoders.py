@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from models import UnknownEncoder, describe_encoders, load_encoder
+from models import Sizes, UnknownEncoder
 from service.errors import EncoderLoading, EncoderUnavailable
+from service.text_encoder import TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -22,28 +19,30 @@ NONE: Final = "none"
 MAX_WAIT: Final = 30.0  # seconds that a write waits for an encoder that another one loads
 
 
-class EncodedTexts(Protocol):
-    """Unit vectors (n, d) float32, and whether each text was cut at the model's window, (n,) bool."""
+class Pair(NamedTuple):
+    """The names of two encoders that share a space: one for what is stored, one for what is asked."""
 
-    @property
-    def vectors(self) -> NDArray[np.float32]: ...  # noqa: D102
-    @property
-    def truncated(self) -> NDArray[np.bool_]: ...  # noqa: D102
+    document: str
+    query: str
 
 
-class TextEncoder(Protocol):
-    """What the engine needs of an encoder; `models.Encoder` is one."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an encoder before it is loaded; None is unknown.
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def space(self) -> str: ...  # noqa: D102
-    @property
-    def dimension(self) -> int: ...  # noqa: D102
-    @property
-    def max_tokens(self) -> int | None: ...  # noqa: D102
-    def encode_documents(self, texts: Sequence[str]) -> EncodedTexts: ...  # noqa: D102
-    def encode_queries(self, texts: Sequence[str]) -> EncodedTexts: ...  # noqa: D102
+    Parameters
+    ----------
+    role : `teacher`, `student` or `static` of a space that several encoders share, else `plain`.
+    details : what else is worth showing, as its source and licence.
+    """
+
+    space: str | None = None
+    dimension: int | None = None
+    max_tokens: int | None = None
+    sizes: Sizes | None = None
+    runtime: str | None = None
+    role: str = "plain"
+    details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,9 @@ class EncoderStatus:
     space: str | None
     dimension: int | None
     max_tokens: int | None
+    sizes: Mapping[str, Any] | None
+    runtime: str | None
+    role: str
     details: Mapping[str, Any]
 
 
@@ -66,37 +68,97 @@ class Encoders:
     ----------
     load : loads the encoder of a canonical name; slow; raises ModelError.
     names : the canonical names that clients may use, with what is known of each without loading it.
-    default : what the name `default` stands for; None when there is no default.
+    default : what the name `default` stands for, an encoder or a pair; None when there is no default.
+    pairs : names that stand for two encoders. Such a name may be an encoder's too, which `document` and `query`
+        of a collection then mean.
+    aliases : other names of encoders and pairs.
     """
 
     def __init__(
         self,
         *,
         load: Callable[[str], TextEncoder],
-        names: Mapping[str, Mapping[str, Any]],
+        names: Mapping[str, Known],
         default: str | None,
+        pairs: Mapping[str, Pair] | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._load = load
-        self._names: dict[str, Mapping[str, Any]] = ({} if default is None else {default: {}}) | dict(names)
+        self._pairs = dict(pairs or {})
+        alone = {} if default is None or default in self._pairs else {default: Known()}
+        self._names: dict[str, Known] = alone | dict(names)
+        self._aliases = dict(aliases or {})
         self.default = default
         self._loaded: dict[str, TextEncoder] = {}
         self._failed: dict[str, str] = {}
         self._locks = {name: threading.Lock() for name in self._names}
+        self._awaited: set[str] = set() if default is None else set(self.pair(default))
 
     def canonical(self, name: str) -> str:
-        """Return the name behind `default`; raises UnknownEncoder for a name that is not on the list."""
-        found = self.default if name == DEFAULT else name
-        if found is None or found not in self._names:
-            raise UnknownEncoder(
-                f"there is no encoder {name[:80]!r} here",
-                hint=f"use {', '.join([DEFAULT, *self._names])}" if self._names else "send vectors",
-            )
-        return found
+        """Return the name of the encoder behind an alias; a name that is only a pair's means its document encoder.
 
-    def start(self) -> None:
-        """Begin to load the default encoder in the background."""
-        if self.default is not None:
-            self._begin(self.default)
+        Raises UnknownEncoder for a name that is not on the list.
+        """
+        found = self.default if name == DEFAULT else self._aliases.get(name, name)
+        if found in self._names:
+            return found
+        if found in self._pairs:
+            return self._pairs[found].document
+        known = dict.fromkeys([DEFAULT, *self._names, *self._pairs, *self._aliases])
+        raise UnknownEncoder(
+            f"there is no encoder {name[:80]!r} here",
+            hint=f"use {', '.join(known)}" if self._names else "send vectors",
+        )
+
+    def pair(self, name: str) -> Pair:
+        """Return the two encoders that a name stands for: those of a pair, else the encoder itself on both sides."""
+        found = self.default if name == DEFAULT else self._aliases.get(name, name)
+        if found in self._pairs:
+            return self._pairs[found]
+        one = self.canonical(name)
+        return Pair(one, one)
+
+    def pairs(self) -> dict[str, Pair]:
+        """Return the names that stand for two encoders."""
+        return dict(self._pairs)
+
+    def space(self, name: str) -> str | None:
+        """Return the space of an encoder as far as it is known without loading it; raises UnknownEncoder."""
+        name = self.canonical(name)
+        loaded = self._loaded.get(name)
+        return self._names[name].space if loaded is None else loaded.space
+
+    def loaded(self, name: str) -> TextEncoder | None:
+        """Return an encoder if it is loaded now; raises UnknownEncoder."""
+        return self._loaded.get(self.canonical(name))
+
+    def start(self, names: Iterable[str] = (), *, then: Callable[[], None] | None = None) -> None:
+        """Begin to load encoders in the background, one after the other: those of the default, and others.
+
+        Parameters
+        ----------
+        names : what else is going to be needed; those that are not on the list are left out.
+        then : called in that thread when all are loaded or have failed.
+        """
+        wanted = [] if self.default is None else [*self.pair(self.default)]
+        wanted += [self.canonical(name) for name in names if self.has(name)]
+        self._awaited |= set(wanted)
+
+        def load() -> None:
+            for name in dict.fromkeys(wanted):
+                self._try(name)
+            if then is not None:
+                then()
+
+        threading.Thread(target=load, name="load-encoders", daemon=True).start()
+
+    def has(self, name: str) -> bool:
+        """Say whether a name is on the list."""
+        try:
+            self.canonical(name)
+        except UnknownEncoder:
+            return False
+        return True
 
     def _begin(self, name: str) -> None:
         threading.Thread(target=self._try, args=(name,), name="load-encoder", daemon=True).start()
@@ -159,8 +221,8 @@ class Encoders:
             self._failed[name] = str(error) or type(error).__name__
 
     def settled(self) -> bool:
-        """Say whether the default encoder is loaded, or is known not to load."""
-        return self.default is None or self.default in self._loaded or self.default in self._failed
+        """Say whether all that is loaded at the start is loaded, or is known not to load."""
+        return all(name in self._loaded or name in self._failed for name in self._awaited)
 
     def failures(self) -> dict[str, str]:
         """Return what failed to load, and why."""
@@ -171,44 +233,22 @@ class Encoders:
         return [self._status(name) for name in self._names]
 
     def _status(self, name: str) -> EncoderStatus:
-        encoder, error = self._loaded.get(name), self._failed.get(name)
-        state = "loaded" if encoder else "failed" if error else "not loaded"
+        encoder, error, known = self._loaded.get(name), self._failed.get(name), self._names[name]
+        loading = self._locks[name].locked()
+        sizes = encoder.sizes if encoder else known.sizes
         return EncoderStatus(
             name=name,
-            state=state,
+            state="loaded" if encoder else "failed" if error else "loading" if loading else "not loaded",
             error=error,
-            space=encoder.space if encoder else None,
-            dimension=encoder.dimension if encoder else None,
-            max_tokens=encoder.max_tokens if encoder else None,
-            details=self._names[name],
+            space=encoder.space if encoder else known.space,
+            dimension=encoder.dimension if encoder else known.dimension,
+            max_tokens=encoder.max_tokens if encoder else known.max_tokens,
+            sizes=sizes.as_json() if sizes else None,
+            runtime=encoder.runtime if encoder else known.runtime,
+            role=known.role,
+            details=known.details or {},
         )
 
 
 def _loading(name: str) -> EncoderLoading:
     return EncoderLoading(f"encoder {name} is still loading", hint="try again in a few seconds")
-
-
-def open_encoders(*, default: str, model_dir: Path | None, threads: int) -> Encoders:
-    """Return the encoders that a server offers: the presets, the folders of `model_dir`, and the default.
-
-    Parameters
-    ----------
-    default : a preset or its alias, a folder's name, a model hub id, or `none` for no encoder at all.
-    model_dir : a directory of sentence-transformers folders; a folder of an encoder's name is used for it.
-    threads : torch threads that encode a load; 0 takes one per core.
-    """
-    presets = describe_encoders()
-    aliases = {alias: preset.name for preset in presets for alias in preset.aliases}
-    names: dict[str, Mapping[str, Any]] = {
-        preset.name: {"source": preset.source, "license": preset.license} for preset in presets
-    }
-    folders = {} if model_dir is None else {path.name: path for path in sorted(model_dir.iterdir()) if path.is_dir()}
-    for name in folders:
-        names[name] = dict(names.get(name, {})) | {"source": "folder"}
-
-    def load(name: str) -> TextEncoder:
-        return load_encoder(name, folder=folders.get(name), threads=threads or None)
-
-    if default == NONE:
-        return Encoders(load=load, names={}, default=None)
-    return Encoders(load=load, names=names, default=aliases.get(default, default))

@@ -88,6 +88,27 @@ class Settings(BaseModel):
         default=None,
         description="Directory of sentence-transformers folders; one named like an encoder is used for it.",
     )
+    encoders_file: Path | None = Field(
+        default=None,
+        description="TOML file that names more encoders, and pairs of a document and a query encoder of one space.",
+    )
+    runtime: Literal["auto", "torch", "onnx"] = Field(
+        default="auto",
+        description="What computes encoders: `torch`, `onnx` (ONNX Runtime), or per model the faster one that has it.",
+    )
+    allow_untrained_sizes: bool = Field(
+        default=False,
+        description="Allow `params.layers` and `params.dimensions` that an encoder has, but was not trained for.",
+    )
+    query_cache: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="Query texts whose vectors are kept, the last that were used; 0 keeps none.",
+    )
+    query_batch: int = Field(
+        default=32, ge=1, le=1024, description="Query texts of different requests that are encoded together, at most."
+    )
     exact_below: int = Field(
         default=10_000,
         ge=0,
@@ -143,7 +164,7 @@ class Settings(BaseModel):
     )
     faiss_threads: int = Field(default=1, ge=1, le=256, description="FAISS threads of one search.")
     torch_threads: int = Field(
-        default=0, ge=0, le=256, description="torch threads that encode a load, a batch each; 0: one per core."
+        default=0, ge=0, le=256, description="Threads that encode texts, in any runtime; 0: one per core."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."

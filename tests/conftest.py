@@ -18,8 +18,9 @@ import uvicorn
 from index.options import StoreOptions
 from models import InvalidText
 from models.encoder import Encoded
+from models.sizes import Sizes
 from service.app import create_app, server_config
-from service.encoders import Encoders
+from service.encoders import Encoders, Known
 from service.settings import Settings
 
 WORDS = ("red", "green", "blue", "sun", "moon", "rain", "tree", "stone")
@@ -30,36 +31,65 @@ WINDOW = 8
 class FakeEncoder:
     """One axis a word: a text's vector counts its known words among its first eight, scaled to length 1.
 
-    `encoded` lists every document text in the order in which it was encoded.
+    After 0 layers only the first of them counts. Its fold turns the axes round: the first k dimensions of a short
+    vector are the last k words, backwards. `encoded` lists every document text in the order in which it was
+    encoded, `asked` every call for queries, as (texts, layers, dimensions).
     """
 
     name: str = "fake"
     space: str = "words/8"
     dimension: int = len(WORDS)
     max_tokens: int = WINDOW
+    runtime: str = "numpy"
+    sizes: Sizes = field(default_factory=lambda: Sizes((0, 1), (2, 4, len(WORDS))))
+    fold: str | None = "backwards"
     encoded: list[str] = field(default_factory=list)
+    asked: list[tuple[list[str], int, int]] = field(default_factory=list)
 
-    def encode_documents(self, texts: Sequence[str]) -> Encoded:
-        answer = self.encode_queries(texts)
+    def resolve(self, layers: int | None, dimensions: int | None) -> tuple[int, int]:
+        return self.sizes.resolve(layers, dimensions)
+
+    def encode_documents(
+        self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None
+    ) -> Encoded:
+        answer = self._encode(texts, *self.resolve(layers, dimensions))
         self.encoded += texts
         return answer
 
-    def encode_queries(self, texts: Sequence[str]) -> Encoded:
+    def encode_queries(
+        self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None
+    ) -> Encoded:
+        size = self.resolve(layers, dimensions)
+        self.asked.append((list(texts), *size))
+        return self._encode(texts, *size)
+
+    def count_tokens(self, texts: Sequence[str], task: str, *, layers: int | None = None) -> list[int]:  # noqa: ARG002
+        return [min(len(text.split()), WINDOW) for text in texts]
+
+    def widen(self, vectors: np.ndarray) -> np.ndarray:
+        wide = np.zeros((len(vectors), self.dimension), np.float32)
+        wide[:, : vectors.shape[1]] = vectors
+        return wide[:, ::-1] if vectors.shape[1] < self.dimension and self.fold else wide
+
+    def _encode(self, texts: Sequence[str], layers: int, dimensions: int) -> Encoded:
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in enumerate(texts):
-            for word in text.split()[:WINDOW]:
-                if word in WORDS:
-                    vectors[row, WORDS.index(word)] += 1
-            if not vectors[row].any():
-                raise InvalidText(f"text {row} has no known word", index=row)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return Encoded(vectors=vectors, truncated=np.array([len(text.split()) > WINDOW for text in texts], bool))
+            known = [word for word in text.split()[:WINDOW] if word in WORDS]
+            for word in known[:1] if layers == 0 else known:
+                vectors[row, WORDS.index(word)] += 1
+        if dimensions < self.dimension:
+            vectors = (vectors[:, ::-1] if self.fold else vectors)[:, :dimensions]
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        for row in np.flatnonzero(norms == 0):
+            raise InvalidText(f"text {row} has no known word", index=int(row))
+        truncated = np.array([len(text.split()) > WINDOW for text in texts], bool)
+        return Encoded(vectors=np.ascontiguousarray(vectors / norms), truncated=truncated)
 
 
 def fake_encoders(*encoders: FakeEncoder) -> Encoders:
     """A registry of fakes; the first is the default."""
     known = {encoder.name: encoder for encoder in encoders}
-    return Encoders(load=known.__getitem__, names={name: {} for name in known}, default=encoders[0].name)
+    return Encoders(load=known.__getitem__, names={name: Known() for name in known}, default=encoders[0].name)
 
 
 class Server:

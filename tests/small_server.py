@@ -16,6 +16,7 @@ import uvicorn
 from numpy.typing import NDArray
 
 from index.options import StoreOptions
+from models.sizes import Sizes
 from service.app import create_app, server_config
 from service.encoders import Encoders
 from service.settings import load_settings
@@ -47,8 +48,23 @@ class HashEncoder:
     name = space = "hashed"
     dimension = DIMENSION
     max_tokens = 1_000_000
+    runtime = "numpy"
+    sizes = Sizes.only(0, DIMENSION)
+    fold = None
 
-    def encode_documents(self, texts: Sequence[str]) -> Encoded:
+    def resolve(self, layers: int | None, dimensions: int | None) -> tuple[int, int]:
+        return self.sizes.resolve(layers, dimensions)
+
+    def count_tokens(self, texts: Sequence[str], task: str, *, layers: int | None = None) -> list[int]:  # noqa: ARG002
+        return [len(text.split()) for text in texts]
+
+    def widen(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return vectors
+
+    def encode_documents(
+        self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None
+    ) -> Encoded:
+        self.resolve(layers, dimensions)
         vectors = np.array([direction(text) for text in texts], dtype=np.float32).reshape(-1, DIMENSION)
         return Encoded(vectors, np.zeros(len(texts), dtype=np.bool_))
 
