@@ -5,6 +5,7 @@ Knows nothing of points, searches or HTTP. Every method may be called from any t
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,12 @@ from index.errors import IndexingError, InvalidPayload, UnknownCollection
 from index.points import CollectionConfig, Distance, VectorType
 from index.store import Store
 from models.errors import ModelError
-from service.encoders import Encoders
+from service.encoders import Encoders, Pair
 from service.errors import EngineError, NoEncoder, OtherSpace
 from service.metrics import Sizes
+from service.spaces import declaration, declared, refusal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -56,7 +60,7 @@ class Catalog:
         dimension: int | None,
         distance: Distance | None,
         dtype: VectorType | None,
-        encoder: str | None,
+        encoder: str | Pair | None,
         metadata: Mapping[str, Any] | None,
         bits: int | None = None,
         code_dimension: int | None = None,
@@ -64,7 +68,7 @@ class Catalog:
     ) -> None:
         """Make a collection of vectors (`dimension`, `distance`) or, with `encoder`, of texts.
 
-        What is None takes the default of `CollectionConfig`.
+        What is None takes the default of `CollectionConfig`; `encoder` is what `spaces.declaration` takes.
 
         Raises CollectionExists, InvalidInput, UnknownEncoder, EncoderUnavailable, OtherSpace.
         """
@@ -72,15 +76,15 @@ class Catalog:
         if metadata is not None:
             attributes["metadata"] = dict(metadata)
         if encoder is not None:
-            loaded = self._encoders.get(encoder)
-            if dimension not in (None, loaded.dimension):
+            width, declares = declaration(self._encoders, encoder)
+            if dimension not in (None, width):
                 raise OtherSpace(
-                    f"size {dimension} does not fit encoder {loaded.name} of {loaded.dimension} dimensions",
+                    f"size {dimension} does not fit encoder {declares['encoder']} of {width} dimensions",
                     param="vectors.size",
-                    hint=f"leave vectors out, or set size to {loaded.dimension}",
+                    hint=f"leave vectors out, or set size to {width}",
                 )
-            dimension = loaded.dimension
-            attributes |= {"encoder": self._encoders.canonical(encoder), "space": loaded.space}
+            dimension = width
+            attributes |= declares
         if dimension is None:
             raise NoEncoder(
                 "a collection needs vectors or an encoder",
@@ -212,6 +216,37 @@ class Catalog:
             attributes["payload_schema"] = fields
             self._check_attributes(attributes)
             collection.set_attributes(attributes)
+
+    def query_encoders(self) -> list[str]:
+        """Return the names of the encoders that collections need for queries."""
+        return sorted({own.encoders.query for _, attributes in self._attributes() if (own := declared(attributes))})
+
+    def refusing(self) -> dict[str, str]:
+        """Return the collections that refuse texts, and why, as far as that is known without loading an encoder."""
+        found = {name: refusal(attributes, self._encoders) for name, attributes in self._attributes()}
+        return {name: why for name, why in found.items() if why is not None}
+
+    def record_folds(self) -> None:
+        """Note the fold that short queries are cut by, where a collection was made before there were folds."""
+        for name, attributes in self._attributes():
+            own = declared(attributes)
+            if own is None or own.fold is not None or not self._encoders.has(own.encoders.query):
+                continue
+            encoder = self._encoders.loaded(own.encoders.query)
+            if encoder is None or encoder.fold is None or encoder.space != own.space:
+                continue
+            try:
+                with self._attributes_lock, self.using(name) as collection:
+                    collection.set_attributes({**collection.config.attributes, "fold": encoder.fold})
+            except IndexingError as error:  # dropped meanwhile, read-only, or no room: the next start tries again
+                log.warning("the fold of collection %s was not recorded: %s", name, error)
+
+    def _attributes(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for name in self._store.names():
+            try:
+                yield name, self._store.get(name).config.attributes
+            except IndexingError:
+                continue  # dropped meanwhile
 
     @staticmethod
     def _check_attributes(attributes: Mapping[str, Any]) -> None:

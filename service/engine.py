@@ -5,11 +5,10 @@ Knows nothing of HTTP, of JSON bodies, or of the environment. Every method may b
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from index.code_index import set_threads
 from index.collection import Collection
@@ -21,21 +20,23 @@ from index.points import Point
 from index.store import Store
 from models.binarizers import Binarizers
 from service.catalog import Catalog
-from service.encoders import MAX_WAIT, Encoders, TextEncoder
-from service.errors import NoEncoder, OtherSpace
-from service.ingest import Incoming, Outcome, check_width, ingest
+from service.encoders import Encoders
+from service.ingest import Incoming, Outcome, ingest
 from service.queries import (
     Answer,
-    Float32s,
     Query,
     RawFilter,
     alike,
     bounded_page,
     parsed,
     search_alike,
-    stored_vector,
     wire_hits,
 )
+from service.query_encoding import QueryEncoding
+from service.query_vectors import QueryVectors
+from service.spaces import encoder_for
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -46,18 +47,23 @@ class Engine:
         *,
         data_dir: Path,
         encoders: Encoders,
+        encoding: QueryEncoding,
         options: StoreOptions,
         faiss_threads: int,
     ) -> None:
         self.encoders = encoders
+        self.encoding = encoding
+        self._query_vectors = QueryVectors(encoders, encoding)
         self._faiss_threads = faiss_threads
         self.factory = Binarizers()
         self._store = Store(data_dir, self.factory, options)
         self.catalog = Catalog(self._store, encoders)
 
     def start(self) -> None:
-        """Begin to load the default encoder."""
-        self.encoders.start()
+        """Begin to load the encoders that queries need, and tell which collections refuse texts."""
+        for name, why in self.catalog.refusing().items():
+            log.warning("collection %s refuses texts: %s", name, why)
+        self.encoders.start(self.catalog.query_encoders(), then=self.catalog.record_folds)
 
     def close(self) -> None:
         """Release the data directory."""
@@ -66,28 +72,6 @@ class Engine:
     def prepare_thread(self) -> None:
         """Set the limits that FAISS keeps per calling thread."""
         set_threads(self._faiss_threads)
-
-    # -- encoders
-
-    def encoder_of(self, collection: Collection, name: str | None = None, *, wait: float = MAX_WAIT) -> TextEncoder:
-        """Return the collection's encoder, or another one by name if it reads the same space.
-
-        Raises NoEncoder, OtherSpace, UnknownEncoder, EncoderUnavailable; `wait` as in `Encoders.get`.
-        """
-        own, space = collection.config.attributes.get("encoder"), collection.config.attributes.get("space")
-        if own is None:
-            raise NoEncoder(
-                f"collection {collection.name} takes vectors, not texts",
-                hint='send vectors, or create a collection with {"encoder": "default"}',
-            )
-        encoder = self.encoders.get(name or own, wait=wait)
-        if encoder.space != space:
-            raise OtherSpace(
-                f"encoder {encoder.name} makes vectors of the space {encoder.space}, "
-                f"collection {collection.name} holds the space {space}",
-                hint="use an encoder of the collection's space, or load the texts into a new collection",
-            )
-        return encoder
 
     # -- writes
 
@@ -103,7 +87,7 @@ class Engine:
         """Make points durable; see `ingest`, and `Catalog.using` for `same`. Texts need an encoder of its space."""
         with self.catalog.using(name, same) as collection:
             needed = any(text is not None for text in incoming.texts)
-            loaded = self.encoder_of(collection, encoder) if needed else None
+            loaded = encoder_for(collection, self.encoders, "document", encoder) if needed else None
             return ingest(collection, incoming, loaded, skip_bad=skip_bad)
 
     def delete(self, name: str, *, ids: list[PointId] | None, filter: RawFilter) -> int:
@@ -188,7 +172,7 @@ class Engine:
     def _search(self, collection: Collection, queries: Sequence[Query], deadline: float | None) -> list[Answer]:
         filters = [parsed(query.filter) for query in queries]
         started = time.perf_counter()
-        vectors, truncated = self._query_vectors(collection, queries)
+        vectors, texts = self._query_vectors.of(collection, queries, deadline)
         encoding = (time.perf_counter() - started) * 1000
         answers: list[Answer | None] = [None] * len(queries)
         for members in alike(queries):
@@ -197,28 +181,5 @@ class Engine:
             for i, result in zip(members, results, strict=True):
                 result.stages.milliseconds["encode"] = round(encoding, 4)
                 hits = wire_hits(result.hits, queries[i], collection.config.distance)
-                answers[i] = Answer(hits, result.stages, i in truncated)
+                answers[i] = Answer(hits, result.stages, texts[i])
         return [answer for answer in answers if answer is not None]
-
-    def _query_vectors(self, collection: Collection, queries: Sequence[Query]) -> tuple[Float32s, set[int]]:
-        """Return (nq, d) float32 and the positions of texts that were cut at the model's window."""
-        dimension = collection.config.dimension
-        vectors = np.empty((len(queries), dimension), np.float32)
-        truncated: set[int] = set()
-        texts: dict[str | None, list[int]] = {}
-        for i, query in enumerate(queries):
-            if query.vector is not None:
-                check_width(query.vector.shape[-1], dimension)
-                vectors[i] = query.vector
-            elif query.text is not None:
-                texts.setdefault(query.encoder, []).append(i)
-            elif query.point is not None:
-                vectors[i] = stored_vector(collection, query.point)
-        for encoder, members in texts.items():
-            # Threads for reads must not all wait for a model that loads: whoever asked tries again.
-            encoded = self.encoder_of(collection, encoder, wait=0).encode_queries(
-                [queries[i].text or "" for i in members]
-            )
-            vectors[members] = encoded.vectors
-            truncated |= {members[j] for j in np.flatnonzero(encoded.truncated)}
-        return vectors, truncated

@@ -36,6 +36,7 @@ class Query:
     ----------
     vector : (d,) float32.
     text : a text to encode with `encoder`, or with the collection's own if that is None.
+    layers, dimensions : the size to encode it at; None: all of the encoder's.
     point : the id of a stored point, which is itself left out of the answer.
     filter : Qdrant's filter tree as parsed JSON.
     score_threshold : on the wire's scale: the least score, under Euclid the greatest distance.
@@ -45,6 +46,8 @@ class Query:
     vector: Float32s | None = None
     text: str | None = None
     encoder: str | None = None
+    layers: int | None = None
+    dimensions: int | None = None
     point: PointId | None = None
     offset: int = 0
     filter: RawFilter = None
@@ -56,12 +59,34 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class TextStage:
+    """How the text of a query was encoded.
+
+    Parameters
+    ----------
+    cached : whether its vector was known from an earlier query.
+    truncated : whether it is longer than the model's window: the vector lacks its end.
+    warning : what the asker should know about the size.
+    """
+
+    encoder: str
+    layers: int
+    dimensions: int
+    cached: bool
+    truncated: bool
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits with scores as they go over the wire (Euclid: the distance), and what was done to find them."""
+    """Hits with scores as they go over the wire (Euclid: the distance), and what was done to find them.
+
+    `text` is None where a query had no text.
+    """
 
     hits: list[Hit]
     stages: Stages
-    truncated: bool
+    text: TextStage | None
 
 
 def parsed(raw: RawFilter) -> Filter | None:

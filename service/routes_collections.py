@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -12,10 +13,12 @@ from index.collection import Collection
 from index.errors import InvalidInput
 from service.context import ADMIN, WRITE, answer, answer_body, query_string, services
 from service.direct import Direct
+from service.encoders import Pair
 from service.engine import Engine
 from service.openapi import BOOLEAN, OBJECT, documented, fields, list_of, ref
 from service.responses import envelope
-from service.schemas_collections import METADATA_KEY, CreateCollection, CreateIndex, UpdateCollection
+from service.schemas_collections import METADATA_KEY, CreateCollection, CreateIndex, EncoderPair, UpdateCollection
+from service.spaces import declared, refusal
 
 router = APIRouter(tags=["collections"], route_class=Direct)
 
@@ -66,7 +69,9 @@ async def create(request: Request, collection: str) -> Response:
                 dimension=vectors.size if vectors else None,
                 distance=vectors.distance if vectors else None,
                 dtype=body.datatype or (vectors.datatype if vectors else None),
-                encoder=own.encoder,
+                encoder=Pair(own.encoder.document, own.encoder.query)
+                if isinstance(own.encoder, EncoderPair)
+                else own.encoder,
                 metadata=body.metadata,
                 bits=own.bits,
                 code_dimension=own.code_dimensions,
@@ -180,8 +185,7 @@ def info(engine: Engine, name: str) -> dict[str, Any]:
             field: {"data_type": schema["type"], "points": 0}
             for field, schema in (attributes.get("payload_schema") or {}).items()
         },
-        "encoder": attributes.get("encoder"),
-        "space": attributes.get("space"),
+        **_texts(engine, attributes),
         "created_at": attributes.get("created"),
         "received": load.received,
         "durable": load.durable,
@@ -202,6 +206,20 @@ def info(engine: Engine, name: str) -> dict[str, Any]:
             "codes": state.code_file_bytes,
         },
         "read_only": state.read_only,
+    }
+
+
+def _texts(engine: Engine, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who encodes the collection's texts: a name, or two where queries have an encoder of their own."""
+    own = declared(attributes)
+    if own is None:
+        return {"encoder": None, "space": None, "fold": None, "texts_refused": None}
+    one = own.encoders.document == own.encoders.query
+    return {
+        "encoder": own.encoders.document if one else own.encoders._asdict(),
+        "space": own.space,
+        "fold": own.fold,
+        "texts_refused": refusal(attributes, engine.encoders),
     }
 
 

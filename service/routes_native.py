@@ -44,13 +44,20 @@ async def root(request: Request) -> Response:  # noqa: ARG001
 @router.get(
     "/encoders",
     tags=["server"],
-    **documented("List encoders", result=fields(encoders=list_of(OBJECT), default={"type": ["string", "null"]})),
+    **documented(
+        "List encoders",
+        result=fields(encoders=list_of(OBJECT), pairs=OBJECT, default={"type": ["string", "null"]}),
+    ),
 )
 async def encoders(request: Request) -> Response:
-    """Answer with the encoders by name, and what is known of each without loading it."""
+    """Answer with the encoders by name, what is known of each without loading it, and the names of pairs."""
     query_string(request, ())
     registry = services(request).engine.encoders
-    result = {"encoders": [asdict(status) for status in registry.statuses()], "default": registry.default}
+    result = {
+        "encoders": [asdict(status) for status in registry.statuses()],
+        "pairs": {name: pair._asdict() for name, pair in registry.pairs().items()},
+        "default": registry.default,
+    }
     return envelope(request, result)
 
 
@@ -124,22 +131,29 @@ async def livez(request: Request) -> PlainTextResponse:  # noqa: ARG001
     response_model=None,
 )
 async def readyz(request: Request) -> Response:
-    """Answer 200 when the default encoder is loaded or is known not to load; vectors work before that.
+    """Answer 200 when the encoders that queries need are loaded or known not to load; vectors work before that.
 
-    Names and reasons are for those who have the API key; others see counts.
+    Those are the default's and those of collections. Names and reasons are for those who have the API key; others
+    see counts.
     """
     engine = services(request).engine
     ready = engine.encoders.settled()
-    failed, damaged = engine.encoders.failures(), engine.catalog.damaged()
+    failed, damaged, refusing = engine.encoders.failures(), engine.catalog.damaged(), engine.catalog.refusing()
     result: dict[str, Any] = {
         "ready": ready,
         "encoders_failed_count": len(failed),
         "collections_damaged_count": len(damaged),
+        "collections_refusing_texts_count": len(refusing),
     }
     warnings: list[str] = []
     if request.scope[TRUSTED]:
-        result |= {"encoders_failed": failed, "collections_damaged": damaged}
+        result |= {
+            "encoders_failed": failed,
+            "collections_damaged": damaged,
+            "collections_refusing_texts": refusing,
+        }
         warnings += [f"encoder {name} failed to load, only vectors work with it: {why}" for name, why in failed.items()]
+        warnings += [f"collection {name} takes vectors only: {why}" for name, why in refusing.items()]
     response = envelope(request, result, warnings=warnings)
     response.status_code = 200 if ready else 503
     return response

@@ -80,7 +80,7 @@ def _translated(error: ValidationError, model: type[Request], root: str) -> ApiE
     return ApiError(400, "invalid_request", f"{path or 'body'}: {message}", param=path or None)
 
 
-_UNION_PARTS: Final = frozenset(("bool", "str", "int", "list", "dict", "Selector", "FieldSchema"))
+_UNION_PARTS: Final = frozenset(("bool", "str", "int", "list", "dict", "Selector", "FieldSchema", "EncoderPair"))
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -33,14 +33,22 @@ def _unnamed(value: object) -> object:
     return value
 
 
+class EncoderPair(Request):
+    """Who encodes what is stored, and who encodes what is asked: two encoders of one space."""
+
+    document: str = Field(min_length=1)
+    query: str = Field(min_length=1)
+
+
 class Own(Request):
     """What only Bitfold knows of a new collection: its encoder, and how its codes are kept.
 
+    `encoder`: an encoder for both sides, a pair by its name, or a document and a query encoder.
     `bits`: bits a dimension. `code_dimensions`: dimensions of the codes, None for all of the vectors'.
     `store_vectors`: whether full-precision vectors are kept beside the codes.
     """
 
-    encoder: str | None = None
+    encoder: str | EncoderPair | None = None
     bits: Annotated[
         int | None, WithJsonSchema({"anyOf": [{"type": "integer", "enum": [1, 2, 4]}, {"type": "null"}]})
     ] = None
