@@ -16,7 +16,7 @@ from index.errors import InvalidVector, VectorsDropped
 from index.ids import PointId
 from index.points import Batch, Stored
 from models import InvalidText
-from service.encoders import TextEncoder
+from service.text_encoder import TextEncoder, without_number
 
 Float32s = NDArray[np.float32]
 
@@ -58,7 +58,8 @@ def ingest(
 
     A text that is stored already under its id is not encoded again: nothing is written when its payload is
     the same too, and its vector is written again beside a new payload when not. With `skip_bad` a text that
-    the encoder refuses is reported and the others are written; else it raises InvalidText and nothing is.
+    the encoder refuses is reported and the others are written; else it raises InvalidText, which names the point and
+    its position, and nothing is.
     """
     if incoming.vectors is not None:
         check_width(incoming.vectors.shape[1], collection.config.dimension)
@@ -125,7 +126,11 @@ def _vectors(
             to_encode.append(place)
     if to_encode and encoder is not None:
         texts = {place: incoming.texts[rows[place]] or "" for place in to_encode}
-        truncated, refused = _encode(encoder, texts, vectors, skip_bad=skip_bad)
+        try:
+            truncated, refused = _encode(encoder, texts, vectors, skip_bad=skip_bad)
+        except InvalidText as error:
+            row = rows[error.index]
+            raise InvalidText(f"point {incoming.ids[row]!r}: {error}", index=row, hint=error.hint) from error
         outcome.truncated = [rows[place] for place in truncated]
         outcome.refused = [(rows[place], reason) for place, reason in refused]
     return vectors
@@ -148,8 +153,8 @@ def _encode(
             encoded = encoder.encode_documents([texts[place] for place in places])
         except InvalidText as error:
             if not skip_bad:
-                raise
-            refused.append((places.pop(error.index), str(error)))
+                raise InvalidText(without_number(error), index=places[error.index], hint=error.hint) from error
+            refused.append((places.pop(error.index), without_number(error)))
             half = len(places) // 2
             waiting += [part for part in (places[half:], places[:half]) if part]
         else:

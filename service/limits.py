@@ -202,7 +202,7 @@ async def read_body(request: Request, *, limit: int, idle: float, share: Share) 
             413,
             "body_too_large",
             f"the body has more than {limit} bytes",
-            hint="send fewer points at once, use points/bulk, which takes any size, or raise BITFOLD_MAX_BODY_BYTES",
+            hint="send less at once, load points by points/bulk, which takes any size, or raise BITFOLD_MAX_BODY_BYTES",
             headers={"Connection": "close"},
         )
     return b"".join(chunks)
@@ -236,7 +236,7 @@ class Gate:
             if refusal is None:
                 await self._app(scope, receive, counting)
             else:
-                await failure(refusal, time.perf_counter() - started)(scope, receive, counting)
+                await failure(refusal, scope)(scope, receive, counting)
         finally:
             self._metrics.observe(route_of(scope), scope["method"], status, time.perf_counter() - started)
 

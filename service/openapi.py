@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from service import schemas, schemas_collections, schemas_points, schemas_search
+from service import schemas, schemas_collections, schemas_openai, schemas_points, schemas_search
 from service.fields import COMPONENT, POINT_ID_SCHEMA
 
 _REF: Final = "#/components/schemas/"
@@ -74,6 +74,7 @@ def documented(
     writes: bool = False,
     status: int = 200,
     errors: tuple[int, ...] = (),
+    openai: bool = False,
 ) -> dict[str, Any]:
     """Return the arguments that document a route whose body is read by the route itself.
 
@@ -81,10 +82,12 @@ def documented(
     ----------
     body : a model of JSON, or the media type of bytes that are no JSON.
     status : of success.
+    openai : the answer has no envelope, and errors have OpenAI's shape.
     """
     codes = {*(_WRITE_ERRORS if writes else _READ_ERRORS), *errors, *(_BODY_ERRORS if body else ())}
-    responses = {status: json_content("The answer", envelope_schema(result))}
-    responses |= {code: json_content(ERRORS[code], ref("Error")) for code in sorted(codes)}
+    responses = {status: json_content("The answer", result if openai else envelope_schema(result))}
+    error = ref("OpenAIError" if openai else "Error")
+    responses |= {code: json_content(ERRORS[code], error) for code in sorted(codes)}
     extra: dict[str, Any] = {
         "parameters": [{"name": name, "in": "query", "required": False, "schema": _PARAMETERS[name]} for name in query]
     }
@@ -153,6 +156,7 @@ def _bounds(number: dict[str, Any]) -> dict[str, Any]:
     return _closed((), dict.fromkeys(("gt", "gte", "lt", "lte"), number))
 
 
+_IN_A_FORM = {"anyOf": [list_of({"type": "number"}), {"type": "string"}]}
 _EXTRA_COMPONENTS: Final[dict[str, Any]] = {
     "PointId": POINT_ID_SCHEMA,
     "Filter": _closed(
@@ -186,6 +190,24 @@ _EXTRA_COMPONENTS: Final[dict[str, Any]] = {
             "hint": {"type": ["string", "null"]},
         },
         "required": ["status", "time", "type", "param", "hint"],
+    },
+    "OpenAIError": fields(
+        error=fields(
+            message={"type": "string"},
+            type={"type": "string"},
+            param={"type": ["string", "null"]},
+            code={"type": "string"},
+        )
+    ),
+    "Embedding": {
+        "type": "object",
+        "properties": {
+            "object": {"const": "embedding"},
+            "index": COUNT,
+            "embedding": _IN_A_FORM,
+            "embeddings": {"type": "object", "additionalProperties": _IN_A_FORM},
+        },
+        "required": ["object", "index", "embedding"],
     },
     "Point": {
         "type": "object",
@@ -263,6 +285,7 @@ _BODIES: Final = (
     schemas_search.QueryBatch,
     schemas_points.Scroll,
     schemas_points.Count,
+    schemas_openai.CreateEmbeddings,
 )
 
 

@@ -1,6 +1,7 @@
 """The envelope: `{result, status, time}`, and `{status: {error}, time, type, param, hint}` for errors.
 
-The one place that maps errors to HTTP statuses. Knows nothing of routes.
+The one place that maps errors to HTTP statuses. Knows nothing of routes, but that paths below /v1 are OpenAI's:
+their errors are `{error: {message, type, param, code}}`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 import index.errors as ix
 import models.errors as ml
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 STARTED: Final = "bitfold.started"
 TRUSTED: Final = "bitfold.trusted"  # whether the request has the API key, or none is needed
+OPENAI: Final = "/v1/"
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 # A family of errors stands for all of its children that are not listed themselves.
@@ -68,6 +71,7 @@ STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
     ml.InvalidVectors: (400, "invalid_vector"),
     ml.TooFewVectors: (400, "too_few_vectors"),
     ml.InvalidSize: (400, "invalid_size"),
+    ml.UnsupportedSize: (400, "unsupported_size"),
     ml.CorruptBinarizer: (400, "invalid_binarizer"),
     ml.ModelError: (503, "encoder_unavailable"),
 }
@@ -133,9 +137,9 @@ def described(error: Exception) -> dict[str, Any]:
     return {"type": wrong.type, "message": str(wrong), "hint": wrong.hint}
 
 
-def elapsed(request: Request) -> float:
+def elapsed(scope: Scope) -> float:
     """Seconds since the request arrived."""
-    return time.perf_counter() - float(request.scope.get(STARTED, time.perf_counter()))
+    return time.perf_counter() - float(scope.get(STARTED, time.perf_counter()))
 
 
 def envelope(request: Request, result: object, *, warnings: list[str] | None = None) -> Response:
@@ -145,7 +149,7 @@ def envelope(request: Request, result: object, *, warnings: list[str] | None = N
 
 def dumped(request: Request, result: object, warnings: list[str] | None = None) -> bytes:
     """Return the body of a 200; for a large result this takes milliseconds."""
-    body: dict[str, Any] = {"result": result, "status": "ok", "time": elapsed(request)}
+    body: dict[str, Any] = {"result": result, "status": "ok", "time": elapsed(request.scope)}
     if warnings:
         body["warnings"] = list(dict.fromkeys(warnings))
     return orjson.dumps(body, option=_OPTIONS)
@@ -156,8 +160,14 @@ def wrapped(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def failure(error: ApiError, seconds: float) -> Response:
-    """Return the error envelope."""
+def failure(error: ApiError, scope: Scope) -> Response:
+    """Return the error in the shape that clients of this path read."""
+    openai = scope["path"].startswith(OPENAI)
+    body = _openai_error(error) if openai else _error(error, elapsed(scope))
+    return Response(orjson.dumps(body), error.status, error.headers, "application/json")
+
+
+def _error(error: ApiError, seconds: float) -> dict[str, Any]:
     body: dict[str, Any] = {
         "status": {"error": str(error)},
         "time": seconds,
@@ -167,12 +177,26 @@ def failure(error: ApiError, seconds: float) -> Response:
     }
     if error.partial is not None:
         body["result"] = error.partial
-    return Response(orjson.dumps(body), error.status, error.headers, "application/json")
+    return body
+
+
+def _openai_error(error: ApiError) -> dict[str, Any]:
+    """Return OpenAI's shape: the family as `type`, our own word as `code`, the hint at the end of the message."""
+    type_ = "server_error" if error.status >= 500 else "invalid_request_error"
+    message = f"{error}; {error.hint}" if error.hint else str(error)
+    return {
+        "error": {
+            "message": message,
+            "type": "rate_limit_error" if error.status == 429 else type_,
+            "param": error.param,
+            "code": error.type,
+        }
+    }
 
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer any mapped error, and any other as 500 without its details."""
-    return failure(translate(error), elapsed(request))
+    return failure(translate(error), request.scope)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -184,10 +208,10 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     type_, message = words.get(status, ("http_error", "the request cannot be handled"))
     where = f"{request.method} {request.url.path}"
     wrong = ApiError(status, type_, f"{message}: {where}", hint="GET /docs lists the routes", headers=headers)
-    return failure(wrong, elapsed(request))
+    return failure(wrong, request.scope)
 
 
 async def on_disconnect(request: Request, error: Exception) -> Response:
     """End the request of a client that went away; nobody reads this answer."""
     log.info("the client of %s %s went away: %s", request.method, request.url.path, type(error).__name__)
-    return failure(ApiError(400, "disconnected", "the body ended too early"), elapsed(request))
+    return failure(ApiError(400, "disconnected", "the body ended too early"), request.scope)

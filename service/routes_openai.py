@@ -18,11 +18,12 @@ from models.errors import UnsupportedSize
 from service import schemas
 from service.context import Services, query_string, services
 from service.direct import Direct
-from service.encoders import EncodedTexts, Encoders, Float32s, Side, TextEncoder
+from service.encoders import Encoders
 from service.limits import read_body
 from service.openapi import COUNT, documented, fields, list_of, ref
 from service.responses import ApiError, wrapped
 from service.schemas_openai import MAX_INPUTS, CreateEmbeddings
+from service.text_encoder import EncodedTexts, Float32s, Side, TextEncoder, without_number
 from service.vectors import check_text
 from service.wire_forms import in_form
 
@@ -81,7 +82,7 @@ def _answer(service: Services, data: bytes) -> tuple[bytes, int]:
         encoded = _encoded(service, encoder, texts, body.input_type, layers, dimensions)
     except InvalidText as error:
         where = _where(body.input, error.index)
-        raise ApiError(400, "invalid_text", f"{where}: {error}", param=where, hint=error.hint) from None
+        raise ApiError(400, "invalid_text", f"{where}: {without_number(error)}", param=where, hint=error.hint) from None
     cut = [int(i) for i in np.flatnonzero(encoded.truncated)]
     if cut and not body.truncate:
         where = _where(body.input, cut[0])

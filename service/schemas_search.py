@@ -23,6 +23,7 @@ class Params(Request):
 
     `bits`: how many of the stored bits a dimension are used. `symmetric`: the query is coded too. `candidates`: rows
     that each scan proposes. `rerank`: full-precision vectors that are read; 0 ranks by codes alone.
+    `layers`, `dimensions`: the size at which the text of the query is encoded, one that its encoder has.
     """
 
     exact: bool | None = None
@@ -30,6 +31,8 @@ class Params(Request):
     symmetric: bool = False
     candidates: int | None = Field(default=None, ge=1, le=1_000_000)
     rerank: int | None = Field(default=None, ge=0, le=1_000_000)
+    layers: int | None = Field(default=None, ge=0, le=1000)
+    dimensions: int | None = Field(default=None, ge=1, le=65_536)
     hnsw_ef: NoEffect = None
     indexed_only: NoEffect = None
     quantization: NoEffect = None
@@ -38,10 +41,14 @@ class Params(Request):
 
 
 class Search(Request):
-    """The plain search: a text or a vector, and how many points to find."""
+    """The plain search: a text or a vector, and how many points to find.
+
+    `encoder`: who reads the text, if not the collection's own query encoder; it must be of the same space.
+    """
 
     model_config = ConfigDict(json_schema_extra={"example": {"query": "which river flows north", "limit": 3}})
     query: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, NUMBERS_SCHEMA]})]
+    encoder: str | None = Field(default=None, min_length=1)
     limit: int | None = Field(default=None, ge=1)
     offset: int | None = Field(default=None, ge=0)
     filter: FilterField = None

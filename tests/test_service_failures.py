@@ -107,10 +107,10 @@ def test_requests_under_way_finish_when_the_server_stops(serve):
     entered = threading.Event()
 
     class Slow(FakeEncoder):
-        def encode_queries(self, texts):
+        def encode_queries(self, texts, **size):
             entered.set()
             time.sleep(0.2)
-            return super().encode_queries(texts)
+            return super().encode_queries(texts, **size)
 
     server = serve(Slow())
     path = texts(server.http, "drain")

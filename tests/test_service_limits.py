@@ -22,7 +22,7 @@ from index.points import Point
 from models import InvalidText
 from models.encoder import Encoded
 from service import queries
-from service.encoders import Encoders
+from service.encoders import Encoders, Known
 from service.errors import EncoderLoading, EncoderUnavailable
 from service.ingest import Incoming, ingest
 from service.limits import Budget
@@ -259,7 +259,7 @@ class FakeServer:
 
 
 def test_asking_without_waiting_begins_to_load():
-    encoders = Encoders(load=lambda _: FakeEncoder(), names={"other": {}}, default=None)
+    encoders = Encoders(load=lambda _: FakeEncoder(), names={"other": Known()}, default=None)
     with pytest.raises(EncoderLoading, match="other is still loading"):
         encoders.get("other", wait=0)
     end = time.monotonic() + 20
@@ -378,7 +378,12 @@ def test_readyz_shows_names_only_with_the_key(tmp_path):
         while http.get("/readyz").status_code != 200:
             assert time.monotonic() < end
         body = http.get("/readyz").json()
-        assert body["result"] == {"ready": True, "encoders_failed_count": 1, "collections_damaged_count": 0}
+        assert body["result"] == {
+            "ready": True,
+            "encoders_failed_count": 1,
+            "collections_damaged_count": 0,
+            "collections_refusing_texts_count": 0,
+        }
         assert "warnings" not in body
         shown = http.get("/readyz", headers={"api-key": "s3cret"}).json()
         assert "/secret/place" in shown["result"]["encoders_failed"]["fake"]
@@ -420,7 +425,7 @@ def test_refused_texts_do_not_encode_the_block_once_each(serve):
     found = collection.points(list(range(n)), with_vector=True)
     assert [point.id for point in found] == list(range(0, n, 2))
     assert all(point.vector.tolist() == axis(point.id % 8) for point in found)
-    with pytest.raises(InvalidText, match="no words in text 1"):
+    with pytest.raises(InvalidText, match="point 2: no words in the text"):
         ingest(collection, Incoming([1, 2], ["red", "?"], None, [b"{}"] * 2, [b"a" * 16, b"b" * 16]), encoder)
 
 

@@ -225,7 +225,7 @@ BAD = {
     "no inputs": ({"input": []}, Bad, "invalid_request", "input", "empty list"),
     "empty": ({"input": ""}, Bad, "invalid_text", "input", "is empty"),
     "blank": ({"input": ["red", " \n"]}, Bad, "invalid_text", "input[1]", "is empty"),
-    "no word": ({"input": ["red", "xyz"]}, Bad, "invalid_text", "input[1]", "no known word"),
+    "no word": ({"input": ["red", "xyz"]}, Bad, "invalid_text", "input[1]", "input[1]: the text has no"),
     "null": ({"input": ["red", None]}, Bad, "invalid_request", "input[1]", "not a string"),
     "bool": ({"input": True}, Bad, "invalid_request", "input", "not a string"),
     "object": ({"input": {"a": 1}}, Bad, "invalid_request", "input", "not a string"),

@@ -172,6 +172,34 @@ def test_one_wrong_value_anywhere_is_no_5xx(server, method, route):
     check()
 
 
+EMBED = {
+    "model": "default",
+    "input": ["red", "sun moon"],
+    "dimensions": 8,
+    "layers": 1,
+    "encoding_format": "base64",
+    "embedding_types": ["ubinary", "float"],
+    "input_type": "query",
+    "truncate": False,
+    "user": "someone",
+}
+
+
+def test_one_wrong_value_to_embed_is_no_5xx(server, document):
+    right = document["/v1/embeddings"]["POST"].Case(body=EMBED, media_type="application/json")
+    assert right.call_and_validate(checks=CHECKS).status_code == 200
+
+    @given(path=st.sampled_from(list(places(EMBED))), new=VALUES)
+    @settings(EXAMPLES, max_examples=100)
+    def check(path, new):
+        changed = json.dumps(replaced(EMBED, path, new)).encode()
+        response = server.http.post("/v1/embeddings", content=changed)
+        assert response.status_code < 500, (response.text, changed)
+        assert ("data" if response.status_code == 200 else "error") in response.json()
+
+    check()
+
+
 @given(
     body=st.lists(
         st.binary(max_size=30)

@@ -111,11 +111,11 @@ def test_over_capacity_is_answered_at_once(serve):
     entered, release = threading.Event(), threading.Event()
 
     class Slow(FakeEncoder):
-        def encode_queries(self, texts):
+        def encode_queries(self, texts, **size):
             if texts == ["sun"]:
                 entered.set()
                 release.wait(30)
-            return super().encode_queries(texts)
+            return super().encode_queries(texts, **size)
 
     server = serve(Slow(), search_threads=1, max_queued=0)
     path = texts(server.http, "busy")
@@ -134,9 +134,9 @@ def test_over_capacity_is_answered_at_once(serve):
 
 def test_a_search_that_waited_too_long_is_answered_408(serve):
     class Slow(FakeEncoder):
-        def encode_queries(self, texts):
+        def encode_queries(self, texts, **size):
             time.sleep(0.05)
-            return super().encode_queries(texts)
+            return super().encode_queries(texts, **size)
 
     http = serve(Slow(), search_timeout_ms=20).http
     path = texts(http, "late")
