@@ -26,6 +26,9 @@ def index(
     file: Annotated[Path, typer.Argument(help="NDJSON, BEIR corpus.jsonl, CSV, TSV or Parquet; .gz too.")],
     collection: Collection,
     encoder: Annotated[str, typer.Option(help="Encoder of a new collection of texts.")] = "default",
+    query_encoder: Annotated[
+        str | None, typer.Option(help="Encoder of its queries, of the same space; else the same one.")
+    ] = None,
     distance: Annotated[
         Literal["Cosine", "Dot", "Euclid"], typer.Option(help="Distance of a new collection of vectors.")
     ] = "Cosine",
@@ -55,7 +58,8 @@ def index(
     with Client(load_client_settings(url=url)) as client:
         found = client.exists(collection)
         if not found and create:
-            _create(client, collection, file, fields, encoder=encoder, distance=distance, codes=codes)
+            sides = encoder if query_encoder is None else {"document": encoder, "query": query_encoder}
+            _create(client, collection, file, fields, encoder=sides, distance=distance, codes=codes)
         elif codes:
             given = ", ".join(codes)
             typer.echo(f"bitfold: {collection} exists: {given} count only when a collection is made", err=True)
@@ -71,7 +75,7 @@ def _create(
     file: Path,
     fields: Fields,
     *,
-    encoder: str,
+    encoder: str | dict[str, str],
     distance: str,
     codes: dict[str, Any],
 ) -> None:
@@ -146,6 +150,9 @@ def search(
         bool | None, typer.Option("--exact/--codes", help="Score every vector, or use codes; else by size.")
     ] = None,
     bits: Annotated[int | None, typer.Option(min=1, max=8, help="Bits a dimension to use; else all stored.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder of the text; else the collection's for queries.")] = None,
+    layers: Annotated[int | None, typer.Option(min=0, help="Layers that the encoder runs; else all.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Dimensions of the query's vector; else all.")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -156,9 +163,12 @@ def search(
     from service.settings import load_client_settings
 
     condition = _json_object(filter, "--filter")
-    params = {key: value for key, value in {"exact": exact, "bits": bits}.items() if value is not None}
+    wanted = {"exact": exact, "bits": bits, "layers": layers, "dimensions": dimensions}
+    params = {key: value for key, value in wanted.items() if value is not None}
     with Client(load_client_settings(url=url)) as client:
-        result = client.search(collection, text, limit=limit, filter=condition, params=params or None)
+        result = client.search(
+            collection, text, encoder=encoder, limit=limit, filter=condition, params=params or None
+        )
     if as_json:
         print_json(result)
         return
@@ -190,7 +200,7 @@ def _one_line(text: str, width: int = 160) -> str:
 
 def collections(as_json: AsJson = False, url: Url = None) -> None:
     """List the collections of the running server."""
-    from service.client import Client, ClientError
+    from service.client import Client, ClientError, encoder_name
     from service.settings import load_client_settings
 
     infos: dict[str, dict[str, Any]] = {}
@@ -210,7 +220,7 @@ def collections(as_json: AsJson = False, url: Url = None) -> None:
             typer.echo(f"{name}: {info['error']}")
             continue
         vectors = info["config"]["params"]["vectors"]
-        kind = f"encoder {info['encoder']}" if info["encoder"] else "vectors"
+        kind = f"encoder {encoder_name(info)}" if info["encoder"] else "vectors"
         typer.echo(
             f"{name}: {info['points_count']} points, {info['indexed_vectors_count']} with codes; "
             f"{vectors['size']}-d {vectors['distance']}, {kind}"

@@ -88,8 +88,16 @@ class Client:
         """Return what the server says about a collection."""
         return dict(self._result("GET", _path(collection)))
 
-    def create_texts(self, collection: str, encoder: str, codes: Mapping[str, Any] | None = None) -> None:
-        """Create a collection whose texts the server encodes; `codes`: bits, code_dimensions, store_vectors."""
+    def create_texts(
+        self, collection: str, encoder: str | Mapping[str, str], codes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Create a collection whose texts the server encodes.
+
+        Parameters
+        ----------
+        encoder : a name, or `{document, query}`.
+        codes : bits, code_dimensions, store_vectors.
+        """
         self._result("PUT", _path(collection), {"encoder": encoder, **(codes or {})})
 
     def create_vectors(self, collection: str, size: int, distance: str, codes: Mapping[str, Any] | None = None) -> None:
@@ -162,19 +170,22 @@ class Client:
         collection: str,
         query: str | list[float],
         *,
+        encoder: str | None = None,
         limit: int = 10,
         filter: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         with_payload: bool = True,
         with_text: bool = True,
     ) -> dict[str, Any]:
-        """Search by text or vector; return `{points, stages}`."""
+        """Search by text (with the collection's encoder if none is named) or vector; return `{points, stages}`."""
         body: dict[str, Any] = {
             "query": query,
             "limit": limit,
             "with_payload": with_payload,
             "with_text": with_text,
         }
+        if encoder is not None:
+            body["encoder"] = encoder
         if filter is not None:
             body["filter"] = filter
         if params is not None:
@@ -241,6 +252,12 @@ class Client:
             retry_after=float(after) if after.isdigit() else None,
             result=envelope.get("result"),
         )
+
+
+def encoder_name(info: Mapping[str, Any]) -> str:
+    """Return the encoder in what `info` returned, as words: both, where queries have one of their own."""
+    encoder = info.get("encoder")
+    return f"{encoder['document']}, queries {encoder['query']}" if isinstance(encoder, dict) else str(encoder)
 
 
 def _path(collection: str) -> str:

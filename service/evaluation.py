@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from index.ids import PointId, parse_id
-from service.client import Client, ClientError
+from service.client import Client, ClientError, encoder_name
 from service.documents import estimate_count, read_documents
 from service.upload import Tally, upload
 
@@ -248,7 +248,7 @@ def evaluate(
     return Evaluation(
         data_set=directory.resolve().name,
         split=split,
-        encoder=str(info.get("encoder")),
+        encoder=encoder_name(info),
         documents=int(info["points_count"]),
         queries=count,
         mode=mode,
