@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from contextlib import contextmanager
 
 import orjson
 import pytest
 
+from models import InvalidEncoderFile, ModelNotFound, UnknownEncoder
+from service.app import create_app
 from service.client import Client
 from service.demo import CORPUS
-from service.encoders import Encoders, open_encoders
+from service.encoders import Encoders
 from service.evaluation import evaluate
+from service.open_encoders import open_encoders
 from service.settings import ClientSettings, Settings
 from tests.conftest import FakeEncoder, Server, fake_encoders
 from tests.service_calls import axis, ok, put, refused, texts, vectors
+from tests.tiny_models import Tiny
 
 
 def test_an_encoder_of_another_space_is_refused(serve):
@@ -88,6 +94,227 @@ def test_a_server_without_encoders_says_so():
         Encoders(load=fake_encoders(FakeEncoder()).get, names={}, default=None).get("default")
 
 
+def test_encoders_are_listed_with_what_is_known_of_each():
+    found = {status.name: status for status in open_encoders(default="default", model_dir=None, threads=1).statuses()}
+    assert {name: status.role for name, status in found.items() if name.startswith(("arctic", "leaf"))} == {
+        "arctic-m-v1.5": "teacher",
+        "leaf-ir": "student",
+        "leaf-mt": "student",
+    }
+    assert found["leaf-ir"].space == found["arctic-m-v1.5"].space != found["leaf-mt"].space
+    assert (found["leaf-ir"].dimension, found["leaf-ir"].max_tokens) == (768, 512)
+    assert found["leaf-ir"].sizes == {"layers": [6], "dimensions": [256, 768], "pairs": None}
+    assert found["leaf-ir"].details["source"] == "MongoDB/mdbr-leaf-ir"
+    assert {status.state for status in found.values()} == {"not loaded"}
+    assert found["minilm"].details["aliases"] == ["default", "teacher"]
+
+
+def test_a_name_of_a_pair_means_both_and_teacher_means_minilm():
+    encoders = open_encoders(default="leaf-ir", model_dir=None, threads=1)
+    assert encoders.pair("leaf-ir") == encoders.pair("default") == ("arctic-m-v1.5", "leaf-ir")
+    assert encoders.canonical("leaf-ir") == "leaf-ir"
+    assert encoders.pair("arctic-m-v1.5") == ("arctic-m-v1.5", "arctic-m-v1.5")
+    assert encoders.pair("teacher") == ("minilm", "minilm")
+    with pytest.raises(UnknownEncoder, match="there is no encoder 'leaf'") as caught:
+        encoders.pair("leaf")
+    assert "leaf-ir" in caught.value.hint
+
+
+FILE = """
+[encoders.house]
+folder = "house"
+space = "house-1"
+query_prompt = "query : "
+
+[encoders.house-small]
+folder = "small"
+space = {same-as = "house"}
+allow_untrained = true
+
+[encoders.stranger]
+folder = "small"
+
+[pairs.house-fast]
+document = "house"
+query = "house-small"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A directory of two tiny models, and a file that names them."""
+    for seed, name in enumerate(("house", "small")):
+        Tiny(tmp_path / "models" / name, seed=seed).write()
+    (tmp_path / "models" / "encoders.toml").write_text(FILE)
+    return tmp_path / "models"
+
+
+@contextmanager
+def serving(data_dir, **settings):
+    """Serve what settings name, once it is loaded or has failed; return a client and what /readyz says."""
+    server = Server(Settings(data_dir=data_dir, port=0, log_level="error", **settings), None, None)
+    try:
+        while (ready := server.http.get("/readyz")).status_code == 503:
+            time.sleep(0.01)
+        yield server.http, ready.json()
+    finally:
+        server.stop()
+
+
+def test_a_file_names_encoders_and_pairs(tmp_path, tiny):
+    settings = {"encoder": "house-fast", "encoders_file": tiny / "encoders.toml"}
+    with serving(tmp_path / "d", **settings) as (http, _):
+        path = texts(http, "c")
+        info = ok(http.get(path))
+        assert (info["encoder"], info["space"]) == ({"document": "house", "query": "house-small"}, "house-1")
+        put(http, path, {"id": 1, "text": "the cat sat"}, {"id": 2, "text": "blue road"})
+        stages = ok(http.post(f"{path}/search", json={"query": "a cat", "params": {"layers": 1}}))["stages"]
+        assert (stages["encoder"], stages["layers"]) == ("house-small", 1)
+        listed = ok(http.get("/encoders"))
+        assert (listed["default"], listed["pairs"]["house-fast"]) == (
+            "house-fast",
+            {"document": "house", "query": "house-small"},
+        )
+        house = next(encoder for encoder in listed["encoders"] if encoder["name"] == "house")
+        assert (house["state"], house["space"], house["dimension"], house["role"]) == ("loaded", "house-1", 16, "plain")
+        assert house["runtime"] in ("onnx", "torch")
+        # The document encoder has one size; a query by it at another is refused.
+        body = {"query": "a cat", "encoder": "house", "params": {"layers": 1}}
+        refused(http.post(f"{path}/search", json=body), 400, "unsupported_size")
+        body = {"encoder": {"document": "house", "query": "stranger"}}
+        refused(http.put("/collections/d", json=body), 400, "other_space")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_setting_allows_sizes_that_were_not_trained(tmp_path, tiny, allowed):
+    settings = {"encoder": "small", "model_dir": tiny, "allow_untrained_sizes": allowed}
+    with serving(tmp_path / "d", **settings) as (http, _):
+        path = texts(http, "c")
+        put(http, path, {"id": 1, "text": "the cat sat"})
+        body = {"query": "a cat", "params": {"layers": 1, "dimensions": 5}}
+        answer = http.post(f"{path}/search", json=body)
+        if allowed:
+            stages = ok(answer)["stages"]
+            assert (stages["layers"], stages["dimensions"]) == (1, 5)
+        else:
+            wrong = refused(answer, 400, "unsupported_size", "params")
+            assert "layers 2 and dimensions 16" in wrong["status"]["error"]
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_the_runtime_is_a_setting(tmp_path, tiny, runtime):
+    if runtime == "onnx":
+        pytest.importorskip("models.onnx_model")
+    settings = {"encoder": "house", "encoders_file": tiny / "encoders.toml", "runtime": runtime}
+    with serving(tmp_path / "d", **settings) as (http, _):
+        ok(http.put("/collections/c", json={"encoder": "stranger"}))
+        found = {encoder["name"]: encoder for encoder in ok(http.get("/encoders"))["encoders"]}
+        assert [found[name]["runtime"] for name in ("house", "stranger")] == [runtime] * 2
+        assert found["house-small"]["state"] == "not loaded"
+
+
+@pytest.mark.parametrize("name", ["house", "small"])
+def test_threads_are_a_setting(tiny, name):
+    # One of them comes out of the file, the other one out of the directory.
+    encoders = open_encoders(default=name, model_dir=tiny, file=tiny / "encoders.toml", threads=3)
+    assert encoders.get(name)._threads == 3
+
+
+def test_settings_that_name_nothing_are_told_before_the_start(tmp_path, tiny):
+    for changes, error, match in (
+        ({"model_dir": tmp_path / "none"}, ModelNotFound, "there is no directory"),
+        ({"encoders_file": tmp_path / "none.toml"}, InvalidEncoderFile, "cannot be read"),
+    ):
+        with pytest.raises(error, match=match):
+            create_app(Settings(data_dir=tmp_path / "d", **changes))
+    (tiny / "encoders.toml").write_text("[encoders.house]\nfolders = 1\n")
+    with pytest.raises(InvalidEncoderFile, match="encoders.house.folders: there is no such key"):
+        create_app(Settings(data_dir=tmp_path / "d", encoders_file=tiny / "encoders.toml"))
+    assert not (tmp_path / "d").exists()
+
+
+DAMAGE = {
+    "pickle": ("model.safetensors", "pytorch_model.bin", "pickle|safetensors"),
+    "no tokenizer": ("tokenizer.json", None, "tokenizer"),
+    "no modules": ("modules.json", None, "modules.json"),
+    "cut": ("model.safetensors", "model.safetensors", "model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_folder_that_cannot_be_loaded_keeps_the_others(tmp_path, tiny, damage):
+    gone, written, why = DAMAGE[damage]
+    content = (tiny / "house" / gone).read_bytes()
+    (tiny / "house" / gone).unlink()
+    if written is not None:
+        (tiny / "house" / written).write_bytes(content[:1000])
+    with serving(tmp_path / "d", encoder="house", model_dir=tiny) as (http, ready):
+        assert list(ready["result"]["encoders_failed"]) == ["house"]
+        assert re.search(why, ready["result"]["encoders_failed"]["house"])
+        assert "encoder house failed to load, only vectors work with it" in ready["warnings"][0]
+        wrong = refused(http.put("/collections/c", json={"encoder": "house"}), 503, "encoder_unavailable")
+        assert re.search(why, wrong["status"]["error"])
+        (house,) = [encoder for encoder in ok(http.get("/encoders"))["encoders"] if encoder["name"] == "house"]
+        assert house["state"] == "failed"
+        assert re.search(why, house["error"])
+        ok(http.put("/collections/c", json={"encoder": "small"}))
+        put(http, vectors(http, "v"), {"id": 1, "vector": axis(0)})
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "\u2003"])
+def test_empty_texts_are_refused_wherever_they_come(http, name, text):
+    path = texts(http, name)
+    for route, body, param in (
+        ("/search", {"query": text}, "query"),
+        ("/points/query", {"query": {"text": text}}, "query.text"),
+        ("/points/query/batch", {"searches": [{"query": {"text": text}}]}, "searches[0].query.text"),
+    ):
+        refused(http.post(path + route, json=body), 400, "invalid_text", param)
+    for point, param in (({"text": text}, "points[0].text"), ({"vector": {"text": text}}, "points[0].vector.text")):
+        refused(http.put(f"{path}/points", json={"points": [{"id": 1, **point}]}), 400, "invalid_text", param)
+    lines = b"".join(orjson.dumps({"id": i, "text": one}) + b"\n" for i, one in enumerate((text, "red")))
+    report = ok(http.post(f"{path}/points/bulk", content=lines))
+    assert (report["accepted"], [error["type"] for error in report["errors"]]) == (1, ["invalid_text"])
+
+
+def test_texts_of_ten_megabytes_are_refused_wherever_they_come(http, name):
+    path = texts(http, name)
+    large = "red " * 2_500_000
+    for route, body, param in (
+        ("/search", {"query": large}, "query"),
+        ("/points/query", {"query": {"text": large}}, "query.text"),
+        ("/points/query/batch", {"searches": [{"query": 1}, {"query": {"text": large}}]}, "searches[1].query.text"),
+    ):
+        wrong = refused(http.post(path + route, json=body), 413, "text_too_large", param)
+        assert "10000000 bytes, at most 1048576" in wrong["status"]["error"]
+    answer = http.post("/v1/embeddings", json={"model": "default", "input": ["red", large]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "text_too_large")
+    assert answer.json()["error"]["param"] == "input[1]"
+    point = {"id": 1, "text": large}
+    refused(http.put(f"{path}/points", json={"points": [point]}), 413, "text_too_large", "points[0].text")
+    lines = orjson.dumps(point) + b"\n" + orjson.dumps({"id": 2, "text": "red"}) + b"\n"
+    report = ok(http.post(f"{path}/points/bulk", content=lines))
+    assert (report["accepted"], [error["line"] for error in report["errors"]]) == (1, [1])
+
+
+def test_a_point_whose_text_has_no_vector_is_named(http, name):
+    path = texts(http, name)
+    points = [{"id": 1, "text": "red"}, {"id": "x", "text": "?"}, {"id": 3, "text": "?"}]
+    wrong = refused(http.put(f"{path}/points", json={"points": points}), 400, "invalid_text")
+    assert wrong["status"]["error"] == "point 'x': the text has no known word"
+    assert ok(http.get(path))["points_count"] == 0
+    report = ok(http.post(f"{path}/points/bulk", content=b"\n".join(map(orjson.dumps, points))))
+    found = [(error["line"], error["id"], error["message"]) for error in report["errors"]]
+    assert found == [(2, "x", "the text has no known word"), (3, 3, "the text has no known word")]
+
+
+def test_a_bulk_load_names_the_lines_that_are_too_long(http, name):
+    path = texts(http, name)
+    lines = [{"id": i, "text": "red " * (9 if i in (3, 7) else 1)} for i in range(10)]
+    report = ok(http.post(f"{path}/points/bulk", content=b"\n".join(map(orjson.dumps, lines))))
+    assert (report["accepted"], report["truncated"], report["truncated_lines"]) == (10, 2, [4, 8])
+
+
 def test_the_packaged_encoder_finds_what_is_meant(tmp_path):
     settings = Settings(data_dir=tmp_path, port=0, log_level="error")
     server = Server(settings, open_encoders(default="default", model_dir=None, threads=1), None)
@@ -116,7 +343,9 @@ def test_the_packaged_encoder_finds_what_is_meant(tmp_path):
             assert ok(http.post(f"{path}/search", json={"query": text, "limit": 1}))["points"][0]["id"] == expected
         response = http.post(f"{path}/points/bulk", content=orjson.dumps({"id": 4, "text": "word " * 400}))
         assert ok(response)["truncated_lines"] == [1]
-        assert [e["state"] for e in ok(http.get("/encoders"))["encoders"]] == ["loaded"]
+        states = {encoder["name"]: encoder["state"] for encoder in ok(http.get("/encoders"))["encoders"]}
+        assert states["minilm"] == "loaded"
+        assert states["leaf-ir"] == "not loaded"
     finally:
         server.stop()
 
