@@ -15,7 +15,7 @@ from pathlib import Path
 from common import machine, server, table
 
 from service.client import Client
-from service.evaluation import Evaluation, evaluate
+from service.evaluation_run import Evaluation, evaluate
 from service.settings import load_client_settings
 
 HEAD = [
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as running:
         with Client(load_client_settings(url=f"http://127.0.0.1:{running.port}")) as client:
             for directory in arguments.directories:
-                found = evaluate(
+                (found,) = evaluate(
                     client,
                     directory,
                     split=arguments.split,

@@ -16,7 +16,7 @@ from service.console import AsJson, Collection, Url, print_json, progress_bar
 if TYPE_CHECKING:
     from service.client import Client
     from service.documents import Fields
-    from service.evaluation import Evaluation
+    from service.evaluation_run import Evaluation
     from service.upload import Tally
 
 _SHOWN_ERRORS = 10
@@ -166,9 +166,7 @@ def search(
     wanted = {"exact": exact, "bits": bits, "layers": layers, "dimensions": dimensions}
     params = {key: value for key, value in wanted.items() if value is not None}
     with Client(load_client_settings(url=url)) as client:
-        result = client.search(
-            collection, text, encoder=encoder, limit=limit, filter=condition, params=params or None
-        )
+        result = client.search(collection, text, encoder=encoder, limit=limit, filter=condition, params=params or None)
     if as_json:
         print_json(result)
         return
@@ -237,13 +235,23 @@ def evaluate(
         typer.Option("--collection", "-c", help="Collection to use and keep; else a temporary one."),
     ] = None,
     encoder: Annotated[str, typer.Option(help="Encoder of a new collection.")] = "default",
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:LAYERS[:DIMENSIONS]], who encodes queries; several are compared: student:0:128."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Load a data set into the running server and measure search with codes against exact search."""
     from service.client import Client
-    from service.evaluation import evaluate as measure
+    from service.evaluation_run import AskedBy
+    from service.evaluation_run import evaluate as measure
     from service.settings import load_client_settings
+
+    try:
+        asked_by = [AskedBy.parse(text) for text in query or [""]]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--query") from None
 
     # A name that nobody else has: the temporary collection is dropped at the end.
     name = collection or f"eval-{secrets.token_hex(8)}"
@@ -256,14 +264,22 @@ def evaluate(
             progress.update(tasks[what], completed=done, total=max(done, total))
 
         try:
-            report = measure(client, directory, split=split, collection=name, encoder=encoder, on_progress=on_progress)
+            reports = measure(
+                client,
+                directory,
+                split=split,
+                collection=name,
+                encoder=encoder,
+                asked_by=asked_by,
+                on_progress=on_progress,
+            )
         finally:
             if collection is None:
                 client.drop(name)
     if as_json:
-        print_json(asdict(report))
+        print_json([asdict(report) for report in reports])
     else:
-        typer.echo(_table(report))
+        typer.echo(_table(reports[0]) if len(reports) == 1 else _grid(reports))
 
 
 def _table(report: Evaluation) -> str:
@@ -275,11 +291,28 @@ def _table(report: Evaluation) -> str:
         ("code bytes per point", f"{report.code_bytes_per_point:.1f}", ""),
         ("queries per second", f"{report.queries_per_second:.1f}", ""),
     ]
+    size = f"{report.query_encoder}, {report.layers} layers, {report.dimensions} dimensions"
+    encode = "" if report.encode_milliseconds is None else f", {report.encode_milliseconds:.2f} ms each"
     head = (
-        f"{report.data_set} ({report.split}), encoder {report.encoder}: {report.documents} documents, "
-        f"{report.queries} queries"
+        f"{report.data_set} ({report.split}): {report.documents} documents by {report.encoder}, "
+        f"{report.queries} queries by {size}{encode}"
     )
     notes = [f"loaded in {report.load_seconds:.1f} s; {report.truncated} texts exceed the encoder's window"]
     if report.mode != "codes":
         notes.append("note: the server scored exactly throughout; there are no codes in this collection")
     return "\n".join([head, *(f"{a:<22}{b:>9}{c:>9}".rstrip() for a, b, c in rows), *notes])
+
+
+def _grid(reports: list[Evaluation]) -> str:
+    """Return a row for each encoder and size of the queries."""
+    first = reports[0]
+    head = f"{first.data_set} ({first.split}): {first.documents} documents by {first.encoder}, {first.queries} queries"
+    names = ("layers", "dimensions", "nDCG@10", "exact", "recall@100", "encode ms")
+    columns = f"{'queries by':<24}" + "".join(f"{name:>11}" for name in names)
+    rows = [
+        f"{report.query_encoder:<24}{report.layers:>11}{report.dimensions:>11}{report.ndcg_at_10:>11.4f}"
+        f"{report.exact_ndcg_at_10:>11.4f}{report.recall_at_100:>11.4f}"
+        + ("" if report.encode_milliseconds is None else f"{report.encode_milliseconds:>11.2f}")
+        for report in reports
+    ]
+    return "\n".join([head, columns, *rows])

@@ -1,30 +1,20 @@
-"""Measures search quality on a BEIR data set: pure metrics, and a run of them against a server.
-
-Knows the server only through its client.
-"""
+"""What search quality is measured with: pure metrics, and the files of a BEIR data set. Knows no server."""
 
 from __future__ import annotations
 
 import gzip
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from index.ids import PointId, parse_id
-from service.client import Client, ClientError, encoder_name
-from service.documents import estimate_count, read_documents
-from service.upload import Tally, upload
 
 Judgements = Mapping[PointId, int]
 
-DEPTH: Final = 100
-TOP: Final = 10
 # Two float32 computations of one score differ by rounding; what is that close to the k-th ties with it.
 _TIE: Final = 1e-5
 
@@ -127,158 +117,6 @@ def read_data_set(directory: Path, split: str) -> DataSet:
 def corpus_of(directory: Path) -> Path:
     """Return the corpus file of a data set; raises EvaluationError."""
     return _file(directory, "corpus.jsonl")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What was measured; quality figures are means over the queries, 0 to 1.
-
-    Parameters
-    ----------
-    mode : how the searches with codes were done, as the server says; `exact` if it has no codes yet.
-    ndcg_at_10, recall_at_100 : of searches with codes, against the judgements.
-    exact_ndcg_at_10, exact_recall_at_100 : the same of exact search.
-    recall_at_10_of_exact : of the ten points that exact search finds.
-    code_bytes_per_point : bytes of codes in memory.
-    queries_per_second : texts searched with codes, one after the other, encoding and HTTP included.
-    load_seconds : for loading the corpus; little when it was loaded before.
-    """
-
-    data_set: str
-    split: str
-    encoder: str
-    documents: int
-    queries: int
-    mode: str
-    ndcg_at_10: float
-    recall_at_100: float
-    exact_ndcg_at_10: float
-    exact_recall_at_100: float
-    recall_at_10_of_exact: float
-    code_bytes_per_point: float
-    queries_per_second: float
-    load_seconds: float
-    truncated: int
-
-
-def load_corpus(
-    client: Client,
-    directory: Path,
-    collection: str,
-    *,
-    encoder: str,
-    on_progress: Callable[[str, int, int], None],
-) -> Tally:
-    """Load the corpus into a collection, which is made if there is none.
-
-    Parameters
-    ----------
-    on_progress : called with what is done, how far, of how much.
-
-    Raises
-    ------
-    EvaluationError : lines were refused.
-    ClientError, DocumentError : the server failed, the file cannot be read.
-    """
-    corpus = corpus_of(directory)
-    if not client.exists(collection):
-        client.create_texts(collection, encoder)
-    total = estimate_count(corpus)
-    tally = Tally()
-    with closing(read_documents(corpus)) as documents:
-        upload(
-            client,
-            collection,
-            documents,
-            tally=tally,
-            on_progress=lambda tally: on_progress("load", tally.sent, total),
-        )
-    # A document without a word cannot be found, and some data sets have such documents.
-    others = [error for error in tally.errors if error["type"] != "invalid_text"]
-    if others:
-        first = others[0]
-        raise EvaluationError(
-            f"{corpus}:{first['line']}: the server refused the document: {first['message']} "
-            f"({tally.rejected} refused in all)"
-        )
-    return tally
-
-
-def evaluate(
-    client: Client,
-    directory: Path,
-    *,
-    split: str,
-    collection: str,
-    encoder: str,
-    on_progress: Callable[[str, int, int], None],
-) -> Evaluation:
-    """Load a data set and measure search with codes against exact search and against its judgements.
-
-    Each query is searched with codes for 10 points (timed) and for 100, and exactly for 100.
-    Parameters and errors are those of `load_corpus` and `read_data_set`.
-    """
-    data = read_data_set(directory, split)
-    started = time.monotonic()
-    tally = load_corpus(client, directory, collection, encoder=encoder, on_progress=on_progress)
-    load_seconds = time.monotonic() - started
-    sums = [0.0] * 5
-    seconds, mode = 0.0, "codes"
-    _search(client, collection, next(iter(data.queries.values())), TOP, exact=False)  # makes codes if need be
-    for done, (name, text) in enumerate(data.queries.items(), 1):
-        started = time.perf_counter()
-        top, stages = _search(client, collection, text, TOP, exact=False)
-        seconds += time.perf_counter() - started
-        mode = str(stages.get("mode", mode))
-        deep, _ = _search(client, collection, text, DEPTH, exact=False)
-        exact, _ = _search(client, collection, text, DEPTH, exact=True)
-        judged, truth = data.judgements[name], [point for point, _ in exact]
-        found = [point for point, _ in top]
-        figures = (
-            ndcg(found, judged, TOP),
-            recall([point for point, _ in deep], judged, DEPTH),
-            ndcg(truth, judged, TOP),
-            recall(truth, judged, DEPTH),
-            recall_of_exact(found, exact, TOP),
-        )
-        sums = [total + figure for total, figure in zip(sums, figures, strict=True)]
-        on_progress("search", done, len(data.queries))
-    count = len(data.queries)
-    info = client.info(collection)
-    return Evaluation(
-        data_set=directory.resolve().name,
-        split=split,
-        encoder=encoder_name(info),
-        documents=int(info["points_count"]),
-        queries=count,
-        mode=mode,
-        ndcg_at_10=sums[0] / count,
-        recall_at_100=sums[1] / count,
-        exact_ndcg_at_10=sums[2] / count,
-        exact_recall_at_100=sums[3] / count,
-        recall_at_10_of_exact=sums[4] / count,
-        code_bytes_per_point=float(info["codes"]["bytes_per_point"]),
-        queries_per_second=count / seconds if seconds else 0.0,
-        load_seconds=load_seconds,
-        truncated=tally.truncated,
-    )
-
-
-def _search(
-    client: Client, collection: str, text: str, limit: int, *, exact: bool
-) -> tuple[list[tuple[PointId, float]], Mapping[str, Any]]:
-    for _ in range(3):
-        try:
-            result = client.search(
-                collection, text, limit=limit, params={"exact": exact}, with_payload=False, with_text=False
-            )
-        except ClientError as error:
-            if error.retry_after is None:
-                raise
-            time.sleep(min(error.retry_after, 30.0))
-        else:
-            return [(point["id"], point["score"]) for point in result["points"]], result["stages"]
-    raise ClientError("the server has had no room for a search three times", hint="try again when it is idle")
 
 
 def _file(directory: Path, name: str) -> Path:

@@ -30,6 +30,15 @@ from service import upload
 from service.settings import settings_table
 from tests.service_calls import command
 
+STAGES = {
+    "mode": "exact",
+    "encoder": "minilm",
+    "layers": 6,
+    "dimensions": 384,
+    "cached": False,
+    "milliseconds": {"encode": 1.5},
+}
+
 
 class Stub:
     """Enough of a server for the command line; `refuse` holds answers to give before doing anything."""
@@ -122,7 +131,7 @@ class Stub:
         if request.path_params["name"] not in self.collections:
             return self.wrong(404, "unknown_collection", "there is no such collection", hint="create it")
         point = {"id": 5, "score": 0.5, "text": "a\nlong  text", "payload": {"topic": "x", "none": None}}
-        return self.ok({"points": [point], "stages": {"mode": "exact"}})
+        return self.ok({"points": [point], "stages": STAGES})
 
 
 @contextlib.contextmanager
@@ -326,7 +335,7 @@ def test_search_prints_json(bitfold, stub):
     assert stub.searches.pop()["params"] == {"bits": 2}
     status, out, _ = bitfold("search", "x", "-c", "c", "--json")
     assert status == 0
-    assert json.loads(out)["stages"] == {"mode": "exact"}
+    assert json.loads(out)["stages"] == STAGES
     assert "params" not in stub.searches[0]
 
 
@@ -394,17 +403,27 @@ def test_eval_drops_its_own_collection_only(bitfold, stub, tmp_path):
     stub.collections["other"] = {}
     status, out, _ = bitfold("eval", tmp_path, "--json")
     assert status == 0
-    report = json.loads(out)
+    (report,) = json.loads(out)
     assert (report["documents"], report["queries"], report["ndcg_at_10"]) == (1, 1, 0), "5 is not '5'"
     assert list(stub.collections) == ["other"]
     status, out, _ = bitfold("eval", tmp_path, "--collection", "kept")
     assert status == 0
     assert "nDCG@10" in out
     assert "there are no codes" in out
+    assert "1 documents by minilm, 1 queries by minilm, 6 layers, 384 dimensions, 1.50 ms each" in out
     assert list(stub.collections) == ["other", "kept"]
     status, _, err = bitfold("eval", tmp_path, "--split", "none")
     assert status == 1
     assert "none.tsv" in err
+    status, out, _ = bitfold("eval", tmp_path, "-c", "kept", "--query", "student:0:128", "--query", ":6")
+    assert (status, len(out.splitlines())) == (0, 4)
+    sizes = {(search.get("encoder"), *search["params"].values()) for search in stub.searches[-8:]}
+    assert sizes == {("student", exact, 0, 128) for exact in (True, False)} | {
+        (None, exact, 6) for exact in (True, False)
+    }
+    status, _, err = bitfold("eval", tmp_path, "--query", "student:x")
+    assert status == 2
+    assert "--query" in err
 
 
 def test_settings_prints_the_table(bitfold):

@@ -15,7 +15,7 @@ from service.app import create_app
 from service.client import Client
 from service.demo import CORPUS
 from service.encoders import Encoders
-from service.evaluation import evaluate
+from service.evaluation_run import evaluate
 from service.open_encoders import open_encoders
 from service.settings import ClientSettings, Settings
 from tests.conftest import FakeEncoder, Server, fake_encoders
@@ -355,7 +355,7 @@ def test_the_packaged_encoder_ranks_the_sample_corpus_well_with_codes(tmp_path):
     server = Server(settings, open_encoders(default="default", model_dir=None, threads=1), None)
     try:
         with Client(ClientSettings(url=server.url)) as client:
-            report = evaluate(
+            (report,) = evaluate(
                 client, CORPUS.parent, split="test", collection="sample", encoder="default", on_progress=lambda *_: None
             )
     finally:

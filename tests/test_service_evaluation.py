@@ -6,14 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from service.evaluation import (
-    EvaluationError,
-    evaluate,
-    ndcg,
-    read_data_set,
-    recall,
-    recall_of_exact,
-)
+from service.client import ClientError
+from service.evaluation import EvaluationError, ndcg, read_data_set, recall, recall_of_exact
+from service.evaluation_run import AskedBy, evaluate
 
 
 def test_ndcg_by_hand():
@@ -151,6 +146,7 @@ class ScriptedClient:
         self.points = {}
         self.with_codes = with_codes
         self.asked = []
+        self.by = []
 
     def exists(self, collection):
         return collection != "c"
@@ -171,15 +167,24 @@ class ScriptedClient:
             "truncated_lines": [],
         }
 
-    def search(self, collection, query, *, limit, params, with_payload, with_text):
+    def search(self, collection, query, *, encoder, limit, params, with_payload, with_text):
         self.asked.append((query, limit, params["exact"]))
+        self.by.append((encoder, params.get("layers"), params.get("dimensions")))
         assert collection == "c"
         assert not with_payload
         assert not with_text
         exact = [("1", 0.9), ("2", 0.3)]
         found = exact if params["exact"] else self.with_codes
         points = [{"id": i, "score": s} for i, s in found[:limit]]
-        return {"points": points, "stages": {"mode": "exact" if params["exact"] else "codes"}}
+        stages = {
+            "mode": "exact" if params["exact"] else "codes",
+            "encoder": encoder or "minilm",
+            "layers": params.get("layers", 6),
+            "dimensions": params.get("dimensions", 384),
+            "cached": len(self.by) > 1 and self.by[-1] in self.by[:-1],
+            "milliseconds": {"encode": 2.0 * len(self.by)},
+        }
+        return {"points": points, "stages": stages}
 
     def info(self, collection):
         assert collection == "c"
@@ -189,7 +194,7 @@ class ScriptedClient:
 def test_evaluate_with_a_scripted_client(data_set):
     client = ScriptedClient(with_codes=[("2", 0.3), ("3", 0.2), ("1", 0.1)])
     steps = []
-    report = evaluate(
+    (report,) = evaluate(
         client,
         data_set,
         split="test",
@@ -209,6 +214,85 @@ def test_evaluate_with_a_scripted_client(data_set):
     assert (report.mode, report.encoder, client.created) == ("codes", "minilm", ("c", "default"))
     assert client.asked[1:] == [("first", 10, False), ("first", 100, False), ("first", 100, True)]
     assert steps == [("load", 2, 2), ("search", 1, 1)]
+
+
+def test_several_encoders_and_sizes_are_compared_over_one_load(data_set):
+    client = ScriptedClient(with_codes=[("1", 0.9)])
+    steps = []
+    reports = evaluate(
+        client,
+        data_set,
+        split="test",
+        collection="c",
+        encoder="default",
+        asked_by=[AskedBy.parse(text) for text in ("", "student:0", "student::128")],
+        on_progress=lambda *step: steps.append(step),
+    )
+    assert [(report.query_encoder, report.layers, report.dimensions) for report in reports] == [
+        ("minilm", 6, 384),
+        ("student", 0, 384),
+        ("student", 6, 128),
+    ]
+    assert {report.encoder for report in reports} == {"minilm"}
+    assert client.by == [(None, None, None)] * 4 + [("student", 0, None)] * 4 + [("student", None, 128)] * 4
+    assert steps == [("load", 2, 2), ("search", 1, 3), ("search", 2, 3), ("search", 3, 3)]
+
+
+def test_only_vectors_that_were_not_known_count_as_encoded(data_set):
+    client = ScriptedClient(with_codes=[("1", 0.9)])
+    search = client.search
+    known = iter([True, False, True, True])
+
+    def answered(*arguments, **options):
+        found = search(*arguments, **options)
+        found["stages"]["cached"] = next(known)
+        return found
+
+    client.search = answered
+    arguments = {"split": "test", "collection": "c", "encoder": "default", "on_progress": lambda *_: None}
+    (report,) = evaluate(client, data_set, **arguments)
+    assert report.encode_milliseconds == 4
+    known = iter([True] * 4)
+    (report,) = evaluate(client, data_set, **arguments)
+    assert report.encode_milliseconds is None
+
+
+def test_an_encoder_that_loads_is_waited_for(data_set):
+    client = ScriptedClient(with_codes=[("1", 0.9)])
+    search, refusals = client.search, [0.001, 0.001, 0.001, 0.001]
+
+    def late(*arguments, **options):
+        if refusals:
+            raise ClientError("encoder student is still loading", retry_after=refusals.pop())
+        return search(*arguments, **options)
+
+    client.search = late
+    arguments = {"split": "test", "collection": "c", "encoder": "default", "on_progress": lambda *_: None}
+    assert evaluate(client, data_set, **arguments)[0].ndcg_at_10 == 1
+    assert refusals == []
+    client.search = lambda *_, **__: (_ for _ in ()).throw(ClientError("no such size"))
+    with pytest.raises(ClientError, match="no such size"):
+        evaluate(client, data_set, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (None, None, None)),
+        ("student", ("student", None, None)),
+        ("student:0", ("student", 0, None)),
+        ("owner/name:2:64", ("owner/name", 2, 64)),
+        ("::64", (None, None, 64)),
+    ],
+)
+def test_who_asks(text, expected):
+    assert AskedBy.parse(text) == AskedBy(*expected)
+
+
+@pytest.mark.parametrize("text", ["a:b", "a:-1", "a:1:2:3", "a:1.5", "a:²"])
+def test_who_asks_is_refused(text):
+    with pytest.raises(ValueError, match="is not NAME"):
+        AskedBy.parse(text)
 
 
 def test_evaluate_refuses_a_corpus_that_does_not_load(data_set):
