@@ -61,25 +61,25 @@ async def models(request: Request) -> Response:
 async def embeddings(request: Request) -> Response:
     """Answer with a vector for each text, in order, and with the positions of texts that were cut (`truncated`)."""
     service = services(request)
-    query_string(request, ())
+    deadline = query_string(request, (), read=True).deadline
     settings = service.settings
     with service.bodies.share() as share:
         data = await read_body(request, limit=settings.max_body_bytes, idle=settings.body_idle_s, share=share)
-        answer, truncated = await service.embeddings.run(_answer, service, data)
+        answer, truncated = await service.embeddings.run(_answer, service, data, deadline)
     response = wrapped(answer)
     if truncated:
         response.headers[TRUNCATED_HEADER] = str(truncated)
     return response
 
 
-def _answer(service: Services, data: bytes) -> tuple[bytes, int]:
-    """Return the body of the answer, and how many texts were cut."""
+def _answer(service: Services, data: bytes, deadline: float | None) -> tuple[bytes, int]:
+    """Return the body of the answer, and how many texts were cut; queries wait for others until the deadline."""
     body = schemas.read(CreateEmbeddings, data)
     texts = _texts(body.input, service.settings.max_text_bytes)
     encoder = _encoder(service.engine.encoders, body)
     layers, dimensions = _size(encoder, body, service.engine.encoders)
     try:
-        encoded = _encoded(service, encoder, texts, body.input_type, layers, dimensions)
+        encoded = _encoded(service, encoder, texts, body.input_type, (layers, dimensions), deadline)
     except InvalidText as error:
         where = _where(body.input, error.index)
         raise ApiError(400, "invalid_text", f"{where}: {without_number(error)}", param=where, hint=error.hint) from None
@@ -105,12 +105,18 @@ def _answer(service: Services, data: bytes) -> tuple[bytes, int]:
 
 
 def _encoded(
-    service: Services, encoder: TextEncoder, texts: list[str], side: Side, layers: int, dimensions: int
+    service: Services,
+    encoder: TextEncoder,
+    texts: list[str],
+    side: Side,
+    size: tuple[int, int],
+    deadline: float | None,
 ) -> EncodedTexts:
+    layers, dimensions = size
     if side == "document":
         return encoder.encode_documents(texts, layers=layers, dimensions=dimensions)
     if len(texts) <= service.settings.max_queries:
-        return service.engine.encoding.encode(encoder, texts, layers=layers, dimensions=dimensions)
+        return service.engine.encoding.encode(encoder, texts, layers=layers, dimensions=dimensions, deadline=deadline)
     # More than anyone asks at once: they would push real queries out of the cache.
     return encoder.encode_queries(texts, layers=layers, dimensions=dimensions)
 

@@ -62,7 +62,8 @@ def _stages(answer: Answer) -> Stages | dict[str, Any]:
     text = answer.text
     if text is None:
         return answer.stages
-    shown = {"encoder": text.encoder, "layers": text.layers, "dimensions": text.dimensions, "cached": text.cached}
+    shown = asdict(text)
+    del shown["warning"]  # it stands among the warnings
     return shown | asdict(answer.stages)
 
 

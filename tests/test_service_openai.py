@@ -380,6 +380,30 @@ def test_a_server_without_room_says_429_and_searches_go_on(serve):
         assert {answer.result().data[0].embedding[7] for answer in waiting} == {1.0}
 
 
+def test_queries_wait_for_those_of_others_only_so_long(serve):
+    class Held(FakeEncoder):
+        go, held = threading.Event(), threading.Event()
+
+        def encode_queries(self, texts, **size):
+            self.held.set()
+            assert self.go.wait(30)
+            return super().encode_queries(texts, **size)
+
+    encoder = Held()
+    server = loaded(serve(encoder, torch_threads=1, search_timeout_ms=100), "default")
+    query = {"model": "default", "input": "red", "extra_body": {"input_type": "query"}}
+    with client(server) as made, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(made.embeddings.create, **query)
+        try:
+            assert encoder.held.wait(30)
+            with pytest.raises(openai.APIStatusError, match="busy with other queries") as caught:
+                made.embeddings.create(**query | {"input": "sun"})
+            assert (caught.value.status_code, caught.value.code) == (408, "deadline_exceeded")
+        finally:
+            encoder.go.set()
+        assert first.result().data[0].embedding == axis(0)
+
+
 def test_while_an_encoder_loads_it_is_503_and_the_client_comes_back(tmp_path):
     go = threading.Event()
 

@@ -78,7 +78,7 @@ def test_stages_say_what_was_known(serve):
     assert [cached("sun", layers=0), cached("sun", layers=0)] == [False, True]
     assert len(encoder.asked) == 2
     stages = ok(http.post(f"{path}/search", json={"query": axis(0)}))["stages"]
-    assert not {"encoder", "layers", "dimensions", "cached"} & set(stages)
+    assert not {"encoder", "layers", "dimensions", "cached", "truncated"} & set(stages)
     shown = http.get("/metrics").text
     assert 'bitfold_query_texts_total{cached="true"} 4.0' in shown
     assert 'bitfold_query_texts_total{cached="false"} 2.0' in shown
@@ -200,5 +200,7 @@ def test_a_batch_says_which_texts_are_too_long(http, filled):
         assert answer["warnings"] == [
             f"the text of searches[{i}].query is longer than the model's window: its end was not used" for i in (1, 3)
         ]
+        assert ok(http.post(f"{filled}/search", json={"query": long}))["stages"]["truncated"]
+        assert not ok(http.post(f"{filled}/search", json={"query": "stone"}))["stages"]["truncated"]
         alone = http.post(f"{filled}/points/query", json=searches[1]).json()
         assert alone["warnings"] == ["the text of query is longer than the model's window: its end was not used"]
