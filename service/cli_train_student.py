@@ -96,7 +96,7 @@ def student(
 def describe(told: dict[str, Any], out: Path) -> str:
     """Return what came out of a training, for a terminal."""
     found = told["held_out"]
-    lines = [f"{found['texts']:,} texts, {told['seconds']:,.0f} s; on held-out texts, against the teacher:"]
+    lines = [f"{found['texts']:,} texts; on held-out texts, against the teacher:"]
     figures = found["static"] | found.get("layers", {})
     lines += [f"  {name:<16} {value:.4f}" for name, value in figures.items()]
     return "\n".join([*lines, f"The student is in {out}"])

@@ -175,6 +175,9 @@ def test_what_is_written_is_what_was_trained(teacher, tmp_path):
     assert seen
     assert told["options"]["layers"] == [0, 1]
     assert told["texts"][0]["name"] == "texts.txt"
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert f"| exit 2 cosine | {told['held_out']['layers']['exit 2 cosine']:.4f} |" in page
+    assert told["texts"][0]["sha256"] in page
     student = load_encoder("mine", folder=tmp_path / "out", threads=1)
     assert student.space == sources.teacher.space
     assert student.sizes.layers == (0, 2)
@@ -184,7 +187,7 @@ def test_what_is_written_is_what_was_trained(teacher, tmp_path):
         found = student.encode_queries(texts, layers=layers).vectors
         # Close to what was measured on held-out texts, though quantised.
         assert (found * wanted).sum(1).mean() > told["held_out"][name][f"exit {layers} cosine"] - 0.1
-    # A second student of the same texts asks the teacher for nothing but single tokens.
+    # A second student of the same texts asks the teacher for nothing.
     make_student(sources, OPTIONS, tmp_path / "again", on_encoding=lambda _: pytest.fail("encoded again"))
     one, two = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("out", "again"))
     assert one == two

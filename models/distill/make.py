@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.distill.card import CARD, card
 from models.distill.export import student_weights
 from models.distill.options import StudentOptions, StudentProgress
 from models.distill.start import TeacherParts, token_texts
@@ -25,6 +25,7 @@ from models.distill.tokens import Tokens
 from models.distill.training import DistillData, record, train_student
 from models.encoder import Encoder
 from models.errors import ModelError
+from models.safe_files import write_safely
 from models.static_model import load_tokenizer
 from models.student_folder import StudentMeta, write_student
 
@@ -71,7 +72,6 @@ def make_student(
     ModelNotFound, InvalidText, InvalidSize, TooFewVectors, TrainingCancelled, ModelError
         See `models.errors`. What is done stays on disk.
     """
-    began = time.monotonic()
     texts = read_texts(sources.texts, seed=options.seed)[: sources.most_texts]
     # Short ones first: a cache that is still being filled serves as many texts as it can.
     texts.sort(key=lambda text: len(text) > SHORT)
@@ -80,7 +80,6 @@ def make_student(
     def encode(piece: Sequence[str]) -> NDArray[np.float32]:
         return sources.teacher.encode_documents(piece).vectors
 
-    cache.fill(texts, encode, on_progress=on_encoding, cancelled=cancelled)
     tokenizer_file = sources.folder / "tokenizer.json"
     content = _plain_tokenizer(tokenizer_file)
     vocabulary = _vocabulary(content)
@@ -88,17 +87,19 @@ def make_student(
     unknown = tokenizer.token_to_id("[UNK]")
     if unknown is None:
         raise ModelError(f"{tokenizer_file} has no [UNK]", hint="use a teacher with a WordPiece tokenizer")
+    words = token_texts(tokenizer, vocabulary)
+    for some in (words, texts):
+        cache.fill(some, encode, on_progress=on_encoding, cancelled=cancelled)
     data = DistillData(
         tokens=Tokens.of(texts, tokenizer, unknown),
         vectors=cache.read(texts),
-        token_vectors=encode(token_texts(tokenizer, vocabulary)),
+        token_vectors=cache.read(words).astype(np.float32),
         teacher=TeacherParts.read(sources.folder) if options.layers else None,
     )
     trained = train_student(data, options, folder=out / UNFINISHED, on_progress=on_progress, cancelled=cancelled)
     told = {
         "teacher": sources.teacher.name,
         "texts": [{"name": path.name, "sha256": _digest(path)} for path in sources.texts],
-        "seconds": round(time.monotonic() - began, 1),
         **record(trained.report, options),
     }
     write_student(
@@ -107,6 +108,8 @@ def make_student(
         meta=StudentMeta(space=sources.teacher.space, license=sources.license, training=told),
         tokenizer=content,
     )
+    with write_safely(out / CARD) as file:
+        file.write(card(told, space=sources.teacher.space, license=sources.license).encode())
     return told
 
 

@@ -13,6 +13,8 @@ class StudentOptions:
     ----------
     seed : of the order of texts and of what starts at random.
     window : tokens that layers read, [CLS] and [SEP] included.
+    long_share : share of the texts above 32 tokens that the layers see in each pass, others every time; exit 0 sees
+        all. Queries are short, and a text costs by its tokens.
     static_window : tokens that the static exit reads.
     mix : width of the static exit's hidden layer over the pooled vector; 0 leaves it out.
     static_epochs, static_batch, static_rate : passes, texts a step and learning rate (Adam) of the static exit.
@@ -28,16 +30,17 @@ class StudentOptions:
     """
 
     seed: int = 0
-    window: int = 64
+    window: int = 256
+    long_share: float = 0.125
     static_window: int = 512
     mix: int = 512
-    static_epochs: int = 12
+    static_epochs: int = 8
     static_batch: int = 1024
     static_rate: float = 4e-3
     layers: tuple[int, ...] = (0, 5)
-    exits: tuple[int, ...] = (2,)
+    exits: tuple[int, ...] = (1, 2)
     ffn: int = 768
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 64
     rate: float = 3e-4
     weight_decay: float = 0.01

@@ -32,6 +32,7 @@ from models.training_checkpoint import Checkpoint, fingerprint
 LEAST_TEXTS = 256
 JUDGE_BATCH = 512
 TOP = 10
+LONG = 32  # tokens; longer texts are not what queries are like
 JUDGEMENTS = 20  # in a phase
 LOG = "metrics.jsonl"
 Floats = NDArray[np.float32]
@@ -197,8 +198,10 @@ def _context_phase(
     options: StudentOptions,
 ) -> Phase:
     bags = _static_vectors(static, data.tokens, options.static_window)
-    lengths = np.minimum(data.tokens.lengths()[training], options.window - 2)
-    each = len(training) // options.batch
+    lengths = np.minimum(data.tokens.lengths(), options.window - 2)
+    short, long = training[lengths[training] <= LONG], training[lengths[training] > LONG]
+    some = round(options.long_share * len(long))
+    each = (len(short) + some) // options.batch
     order: tuple[int, list[Rows]] = (-1, [])
 
     def vectors(rows: Rows) -> dict[int, Tensor]:
@@ -210,8 +213,9 @@ def _context_phase(
         epoch, place = divmod(step, each)
         if order[0] != epoch:
             rng = np.random.default_rng((options.seed, 2, epoch))
-            order = (epoch, batches_by_length(lengths, options.batch, rng))
-        rows = training[order[1][place]]
+            seen = np.concatenate([short, rng.permutation(long)[:some]])
+            order = (epoch, [seen[batch] for batch in batches_by_length(lengths[seen], options.batch, rng)])
+        rows = order[1][place]
         teacher = _teacher(data, rows)
         return torch.stack([alignment_loss(found, teacher) for found in vectors(rows).values()]).sum()
 
