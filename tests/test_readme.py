@@ -6,10 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
-from service.encoders import open_encoders
+from service.open_encoders import open_encoders
 from service.settings import ClientSettings, Settings
 from tests.conftest import Server
 from tests.readme_tables import OTHER_FILES, README, ROOT, filled
@@ -22,6 +23,8 @@ def real_server(tmp_path_factory):
     """Serve with the packaged model, as `make serve` does."""
     settings = Settings(data_dir=tmp_path_factory.mktemp("readme"), port=0, log_level="error")
     server = Server(settings, open_encoders(default="default", model_dir=None, threads=1), None)
+    while server.http.get("/readyz").status_code == 503:
+        time.sleep(0.05)
     yield server.url
     server.stop()
 
@@ -68,10 +71,15 @@ def test_shell_examples_run(real_server):
     assert '"id":3' in answers
 
 
-def test_python_example_runs(real_server, capsys):
-    (script,) = blocks("python")
+@pytest.mark.parametrize(("number", "printed"), [(0, "axis"), (1, "minilm 11 tokens, cut: []\n[384, 384] [48, 48]")])
+def test_python_examples_run(real_server, capsys, number, printed):
+    script = blocks("python")[number]
     exec(compile(script.replace("http://localhost:6333", real_server), "README.md", "exec"), {})
-    assert "axis" in capsys.readouterr().out
+    assert printed in capsys.readouterr().out
+
+
+def test_every_python_example_is_run():
+    assert len(blocks("python")) == 2
 
 
 def test_commands_of_the_command_line_exist():
