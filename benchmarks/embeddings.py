@@ -96,13 +96,20 @@ def encode(texts: Sequence[str], folder: Path, *, limit: int | None = None, quer
     return cached(folder, len(wanted))
 
 
-def retrieval_set(
-    folder: Path, cache: Path, *, split: str = "test", documents: int | None = None, only_cached: bool = False
-) -> RetrievalSet:
-    """Load a BEIR folder.
+@dataclass(frozen=True, slots=True)
+class JudgedTexts:
+    """Texts of one evaluation set; `relevant[i]` maps document positions to grades for query i."""
+
+    name: str
+    documents: list[str]
+    queries: list[str]
+    relevant: list[dict[int, int]]
+
+
+def judged_texts(folder: Path, *, split: str = "test", documents: int | None = None) -> JudgedTexts:
+    """Read a BEIR folder, judged documents first.
 
     documents : keep the judged documents and the first others up to that many.
-    only_cached : encode nothing; FileNotFoundError where vectors are missing.
     """
     corpus = _lines(_find(folder, "corpus.jsonl"))
     judged: dict[str, dict[str, int]] = {}
@@ -117,18 +124,30 @@ def retrieval_set(
         corpus = corpus[:documents]
     place = {row["_id"]: i for i, row in enumerate(corpus)}
     asked = [row for row in _lines(_find(folder, "queries.jsonl")) if row["_id"] in judged]
-    own = cache / folder.name
-    if only_cached:
-        vectors, asking = cached(own / "documents", len(corpus)), cached(own / f"queries-{split}", len(asked))
-    else:
-        vectors = encode([_text(row) for row in corpus], own / "documents")
-        asking = encode([row["text"] for row in asked], own / f"queries-{split}", queries=True)
-    return RetrievalSet(
+    return JudgedTexts(
         name=folder.name,
-        documents=vectors,
-        queries=asking,
+        documents=[_text(row) for row in corpus],
+        queries=[row["text"] for row in asked],
         relevant=[{place[d]: g for d, g in judged[row["_id"]].items() if d in place} for row in asked],
     )
+
+
+def retrieval_set(
+    folder: Path, cache: Path, *, split: str = "test", documents: int | None = None, only_cached: bool = False
+) -> RetrievalSet:
+    """Load a BEIR folder.
+
+    documents : keep the judged documents and the first others up to that many.
+    only_cached : encode nothing; FileNotFoundError where vectors are missing.
+    """
+    texts, own = judged_texts(folder, split=split, documents=documents), cache / folder.name
+    if only_cached:
+        vectors = cached(own / "documents", len(texts.documents))
+        asking = cached(own / f"queries-{split}", len(texts.queries))
+    else:
+        vectors = encode(texts.documents, own / "documents")
+        asking = encode(texts.queries, own / f"queries-{split}", queries=True)
+    return RetrievalSet(name=folder.name, documents=vectors, queries=asking, relevant=texts.relevant)
 
 
 def passages(path: Path, cache: Path, limit: int | None = None) -> Floats:

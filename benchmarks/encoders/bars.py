@@ -1,0 +1,90 @@
+"""The bars that the encoders were set, against what was measured."""
+
+from __future__ import annotations
+
+from benchmarks.encoders.contestants import STATIC, STUDENT, TEACHER, Exit
+from benchmarks.encoders.quality import SETS
+from benchmarks.encoders.summary import PEER_EXIT, STATIC_EXIT, TEACHER_EXIT, Measured, full
+
+Line = tuple[str, str, str]
+NOT_MEASURED = "not measured"
+
+
+def check(found: Measured, exits: list[Exit]) -> list[Line]:
+    """Return bar, what was measured, verdict; figures are means over the three sets, times those of one thread."""
+    lines = [_student(found, one) for one in exits if one.name == STUDENT]
+    lines += [_static(found), _symmetric(found)]
+    lines += [_served(found, threads) for threads in (1, 2)]
+    lines += [_asymmetric(found, one) for one in exits if one.name != TEACHER]
+    return lines
+
+
+def _kept(found: Measured, documents: str, one: Exit) -> tuple[float, str] | None:
+    kept = found.kept(documents, full(one))
+    if kept is None:
+        return None
+    sets = []
+    for name in SETS:
+        own, base = found.value(name, documents, full(one)), found.value(name, TEACHER, full(TEACHER_EXIT))
+        sets.append(f"{name} {own / base:.1%}" if own is not None and base else name)
+    return kept[0], f"{kept[0]:.1%} ({kept[1]:.1%} to {kept[2]:.1%}; {', '.join(sets)})"
+
+
+def _verdict(passed: bool, better: bool | None = None) -> str:
+    if not passed:
+        return "**miss**"
+    return "pass, and the aim" if better else "pass"
+
+
+def _student(found: Measured, one: Exit) -> Line:
+    bar = f"{one.title}: at most 1/4 of the teacher's query time, keeps >= 95 % (aim: 98 %)"
+    kept, own, base = (
+        _kept(found, TEACHER, one),
+        found.milliseconds(full(one)),
+        found.milliseconds(full(TEACHER_EXIT)),
+    )
+    if kept is None or own is None or base is None:
+        return bar, "", NOT_MEASURED
+    passed = own <= base / 4 and kept[0] >= 0.95
+    return bar, f"1/{base / own:.1f} of the time, {kept[1]}", _verdict(passed, kept[0] >= 0.98)
+
+
+def _static(found: Measured) -> Line:
+    bar = "static: at most 1/100 of the query time of sentence-transformers in float32, keeps >= 87 % (aim: 92 %)"
+    kept, own, base = (
+        _kept(found, TEACHER, STATIC_EXIT),
+        found.milliseconds(full(STATIC_EXIT)),
+        found.milliseconds(full(PEER_EXIT)),
+    )
+    if kept is None or own is None or base is None:
+        return bar, "", NOT_MEASURED
+    passed = own <= base / 100 and kept[0] >= 0.87
+    return bar, f"1/{base / own:.0f} of the time, {kept[1]}", _verdict(passed, kept[0] >= 0.92)
+
+
+def _symmetric(found: Measured) -> Line:
+    bar = "static for documents too: at least 20 times the teacher's documents a second, keeps >= 72 %"
+    kept, own, base = _kept(found, STATIC, STATIC_EXIT), found.rate(STATIC_EXIT), found.rate(TEACHER_EXIT)
+    if kept is None or own is None or base is None:
+        return bar, "", NOT_MEASURED
+    return bar, f"{own / base:.0f} times the rate, {kept[1]}", _verdict(own >= 20 * base and kept[0] >= 0.72)
+
+
+def _served(found: Measured, threads: int) -> Line:
+    said = "one thread" if threads == 1 else f"{threads} threads"
+    bar = f"served teacher, {said}: at most half of the query time of sentence-transformers, nDCG@10 within 0.5 %"
+    own, base = (found.milliseconds(full(one), threads) for one in (TEACHER_EXIT, PEER_EXIT))
+    ours, theirs = (found.mean(TEACHER, full(one)) for one in (TEACHER_EXIT, PEER_EXIT))
+    if own is None or base is None or ours is None or theirs is None:
+        return bar, "", NOT_MEASURED
+    said = f"1/{base / own:.1f} of the time ({own:.2f} ms against {base:.2f} ms), nDCG@10 {ours / theirs - 1:+.2%}"
+    return bar, said, _verdict(own <= base / 2 and abs(ours / theirs - 1) <= 0.005)
+
+
+def _asymmetric(found: Measured, one: Exit) -> Line:
+    bar = f"{one.title}: teacher documents are at least as good as its own"
+    documents = STATIC if one.name == STATIC else STUDENT
+    teacher, own = found.mean(TEACHER, full(one)), found.mean(documents, full(one))
+    if teacher is None or own is None:
+        return bar, "", NOT_MEASURED
+    return bar, f"nDCG@10 {teacher:.4f} against {own:.4f}", _verdict(teacher >= own)
