@@ -142,11 +142,14 @@ def evaluate(
     started = time.monotonic()
     tally = load_corpus(client, directory, collection, encoder=encoder, on_progress=on_progress)
     run = _Run(client, collection, directory.resolve().name, split, data, time.monotonic() - started, tally.truncated)
-    count = len(data.queries)
-    return [
-        run.measure(asked, lambda done, before=i * count: on_progress("search", before + done, count * len(asked_by)))
-        for i, asked in enumerate(asked_by)
-    ]
+    count, found = len(data.queries), []
+    for i, asked in enumerate(asked_by):
+
+        def on_query(done: int, before: int = i * count) -> None:
+            on_progress("search", before + done, count * len(asked_by))
+
+        found.append(run.measure(asked, on_query))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
