@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import dataclasses
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -27,6 +27,8 @@ from service.vectors import TextInput, check_text, read_numbers, read_vector
 router = APIRouter(tags=["points"], route_class=Direct)
 
 _TRUNCATED: Final = "longer than the model's window: its end was not used"
+_OF_TEXT: Final = ("encoder", "layers", "dimensions", "cached", "truncated")
+_OF_SEARCH: Final = tuple(field.name for field in dataclasses.fields(Stages))
 _BATCH_SHARE: Final = 10  # how many times the largest limit + offset all queries of a batch may have together
 
 
@@ -62,9 +64,9 @@ def _stages(answer: Answer) -> Stages | dict[str, Any]:
     text = answer.text
     if text is None:
         return answer.stages
-    shown = asdict(text)
-    del shown["warning"]  # it stands among the warnings
-    return shown | asdict(answer.stages)
+    # Field by field: `asdict` copies what lies in them, 0.1 ms of every search.
+    shown = {name: getattr(text, name) for name in _OF_TEXT}
+    return shown | {name: getattr(answer.stages, name) for name in _OF_SEARCH}
 
 
 def _answers(
