@@ -79,13 +79,15 @@ def dimensions(found: Measured, exits: list[Exit], path: Path) -> bool:
                     if value is not None:
                         points.append((k, value))
                 label = one.title if measure == NDCG else f"{one.title}, documents cut too"
+                if not points:
+                    continue
                 xs, ys = [k for k, _ in points], [value for _, value in points]
                 axis.plot(xs, ys, color=colour, marker=mark, markersize=4, linestyle=dash, label=label)
         axis.set_title(name or "mean of the three sets")
         axis.set_xticks(DIMENSIONS)
         axis.set_xlabel("dimensions of the query's vector")
         axis.set_ylabel("nDCG@10")
-    if not found.quality:
+    if not any(axis.has_data() for axis in axes):
         return False
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
