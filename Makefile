@@ -4,7 +4,7 @@
 #   TORCH_INDEX_URL   where torch comes from; empty: a CPU build, from pip's own configuration or PyTorch's index
 #   TORCH_ALLOW_CUDA  not empty: let pip choose the build of torch by itself
 #   PYTEST_ARGS       for example PYTEST_ARGS="-x tests/test_architecture.py"
-#   BENCH_*_ARGS      sizes for "make bench": BENCH_SEARCH_ARGS, BENCH_LOAD_ARGS
+#   BENCH_*_ARGS      sizes for "make bench": BENCH_SEARCH_ARGS, BENCH_TEXT_ARGS, BENCH_LOAD_ARGS
 #   BITFOLD_*         the service's settings, passed through as they are
 PYTHON ?= python3
 VENV ?= .venv
@@ -52,6 +52,7 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/bench_search.py $(or $(BENCH_SEARCH_ARGS),--points 10000 100000 --queries 300)
+	$(BIN)/python benchmarks/bench_text_search.py $(or $(BENCH_TEXT_ARGS),--points 100000 --queries 300)
 	$(BIN)/python benchmarks/bench_load.py $(or $(BENCH_LOAD_ARGS),--points 100000 --graph-points 20000 --texts 500)
 
 docker:

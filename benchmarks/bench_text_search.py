@@ -1,6 +1,6 @@
 """How much longer does a search by text take than one by vector?
 
-    python benchmarks/bench_text_search.py --points 100000 --encoder minilm student static
+    python benchmarks/bench_text_search.py --points 100000
 
 A collection of the default space is filled with synthetic vectors (see common.TextLike). Then each query is asked over
 HTTP twice in turn, as a text and as the vector of that text, by one client in one run: the search is the same, what
@@ -48,6 +48,12 @@ def load(client: Client, n: int) -> None:
         client.call("POST", f"{PATH}/points/bulk", body, "application/x-ndjson")
 
 
+def readers(client: Client) -> list[str]:
+    """Return the encoders of the collection's space."""
+    space = client.call("GET", PATH)["result"]["space"]
+    return [one["name"] for one in client.call("GET", "/encoders")["result"]["encoders"] if one["space"] == space]
+
+
 def embedded(client: Client, encoder: str, texts: list[str]) -> list[list[float]]:
     """Return the vectors of queries; an encoder that is not loaded yet is waited for."""
     body = {"model": encoder, "input": texts, "input_type": "query", "encoding_format": "float"}
@@ -91,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--encoder", nargs="+", default=["default"], help="encoders of the default space")
+    parser.add_argument("--encoder", nargs="+", help="who reads queries; else all encoders of the default space")
     parser.add_argument("--threads", type=int, default=0, help="threads that encode; 0: one per core")
     arguments = parser.parse_args()
     texts = questions(arguments.queries)
@@ -101,7 +107,8 @@ def main() -> None:
         load(running.client(), arguments.points)
         running.wait_indexed("bench", segments=1)
         time.sleep(2)
-        rows = [measure(running, encoder, texts) for encoder in arguments.encoder]
+        encoders = arguments.encoder or readers(running.client())
+        rows = [measure(running, encoder, texts) for encoder in encoders]
     head = ["encoder", "by text, ms p50 / p10 / p90", "by vector", "difference of p50", "encode, p50", "around it"]
     print(table(head, rows))
 
