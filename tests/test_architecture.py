@@ -87,9 +87,10 @@ def requirements(lock: str) -> dict[str, str]:
             "index",
             ["torch", "fastapi", "pydantic", "sentence_transformers", "transformers", "models", "service"],
         ),
-        ("models", ["torch", "faiss", "fastapi", "pydantic", "index", "service"]),
-        ("service.cli", ["torch", "faiss", "transformers", "sentence_transformers"]),
-        ("service.settings", ["torch", "faiss", "fastapi"]),
+        ("models", ["torch", "onnxruntime", "tokenizers", "faiss", "fastapi", "pydantic", "index", "service"]),
+        ("service.app", ["torch", "onnxruntime", "tokenizers", "transformers", "sentence_transformers"]),
+        ("service.cli", ["torch", "onnxruntime", "faiss", "transformers", "sentence_transformers"]),
+        ("service.settings", ["torch", "onnxruntime", "faiss", "fastapi"]),
     ],
 )
 def test_import_is_light(module: str, absent: list[str], tmp_path: Path) -> None:
