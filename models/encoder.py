@@ -80,6 +80,11 @@ class Encoder:
         self._threads = threads
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
+    @property
+    def model(self) -> Backend:
+        """What computes: raw vectors of one batch."""
+        return self._model
+
     def encode_documents(
         self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None
     ) -> Encoded:

@@ -77,6 +77,7 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
             threads=settings.torch_threads,
             runtime=settings.runtime,
             allow_untrained=settings.allow_untrained_sizes,
+            query_weights=settings.query_weights,
         )
     metrics = Metrics()
     app = FastAPI(

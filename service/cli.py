@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service import cli_data, cli_jobs, cli_train
+from service import cli_data, cli_export, cli_jobs, cli_train
 from service.console import AsJson, Url, print_json
 
 app = typer.Typer(
@@ -139,6 +139,7 @@ def settings() -> None:
 for command in (cli_data.index, cli_data.search, cli_data.collections, cli_jobs.upgrade, cli_jobs.jobs):
     app.command()(command)
 app.command("eval")(cli_data.evaluate)
+app.command()(cli_export.export)
 app.add_typer(cli_train.app, name="train")
 
 if __name__ == "__main__":

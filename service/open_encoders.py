@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models import EncoderInfo, ModelNotFound, default_pair, describe_encoders, load_encoder
 from models.encoder_file import DefinedEncoder, EncoderFile, read_encoder_file
-from models.loading import RuntimeChoice
+from models.loading import QueryWeights, RuntimeChoice
 from service.encoders import DEFAULT, NONE, Encoders, Known, Pair
 from service.text_encoder import TextEncoder
 
@@ -21,6 +21,7 @@ def open_encoders(
     file: Path | None = None,
     runtime: RuntimeChoice = "auto",
     allow_untrained: bool = False,
+    query_weights: QueryWeights = "float32",
 ) -> Encoders:
     """Return the encoders that a server offers; nothing is loaded yet.
 
@@ -32,6 +33,7 @@ def open_encoders(
     file : TOML definitions of more encoders and pairs, see `models.encoder_file`.
     runtime : what computes encoders, where neither their kind nor the file says it.
     allow_untrained : allow sizes that an encoder has, but was not trained for.
+    query_weights : weights by which encoders in ONNX Runtime read queries.
 
     Raises
     ------
@@ -55,7 +57,8 @@ def open_encoders(
 
     def load(name: str) -> TextEncoder:
         if name in defined.encoders:
-            return _with(defined.encoders[name], runtime, allow_untrained).load(threads=threads or None)
+            own = _with(defined.encoders[name], runtime, allow_untrained, query_weights)
+            return own.load(threads=threads or None)
         # What runs in one way only is not asked for another.
         fixed = name in presets and presets[name].runtime != "auto"
         return load_encoder(
@@ -64,6 +67,7 @@ def open_encoders(
             threads=threads or None,
             runtime="auto" if fixed else runtime,
             allow_untrained=allow_untrained,
+            query_weights=query_weights,
         )
 
     return Encoders(
@@ -81,15 +85,19 @@ def _folders(model_dir: Path) -> dict[str, Path]:
     return {path.name: path for path in sorted(model_dir.iterdir()) if path.is_dir()}
 
 
-def _with(encoder: DefinedEncoder, runtime: RuntimeChoice, allow_untrained: bool) -> DefinedEncoder:
+def _with(
+    encoder: DefinedEncoder, runtime: RuntimeChoice, allow_untrained: bool, query_weights: QueryWeights
+) -> DefinedEncoder:
     """Return a defined encoder with the server's settings, where it has none of its own."""
     options = encoder.options
+    chosen = runtime if options.runtime == "auto" else options.runtime
     return replace(
         encoder,
         options=replace(
             options,
-            runtime=runtime if options.runtime == "auto" else options.runtime,
+            runtime=chosen,
             allow_untrained=options.allow_untrained or allow_untrained,
+            query_weights="float32" if chosen == "torch" else query_weights,
         ),
     )
 

@@ -96,6 +96,11 @@ class Settings(BaseModel):
         default="auto",
         description="What computes encoders: `torch`, `onnx` (ONNX Runtime), or per model the faster one that has it.",
     )
+    query_weights: Literal["float32", "int8"] = Field(
+        default="float32",
+        description="Weights by which models in ONNX Runtime read queries. `int8` takes a quarter less time, but the "
+        "vector of a query is then not exactly that of a document of the same text.",
+    )
     allow_untrained_sizes: bool = Field(
         default=False,
         description="Allow `params.layers` and `params.dimensions` that an encoder has, but was not trained for.",
@@ -176,6 +181,14 @@ class Settings(BaseModel):
         return value.lower() if isinstance(value, str) else value
 
     _key = field_validator("api_key")(_check_key)
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Settings:
+        if self.query_weights == "int8" and self.runtime == "torch":
+            raise ValueError(
+                f"{PREFIX}QUERY_WEIGHTS is int8, which only ONNX Runtime has, and {PREFIX}RUNTIME is torch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_exposure(self) -> Settings:

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import orjson
 import pytest
 
@@ -17,7 +18,7 @@ from service.demo import CORPUS
 from service.encoders import Encoders
 from service.evaluation_run import evaluate
 from service.open_encoders import open_encoders
-from service.settings import ClientSettings, Settings
+from service.settings import ClientSettings, Settings, SettingsError, load_settings
 from tests.conftest import FakeEncoder, Server, fake_encoders
 from tests.service_calls import axis, ok, put, refused, texts, vectors
 from tests.tiny_models import Tiny
@@ -211,6 +212,22 @@ def test_the_runtime_is_a_setting(tmp_path, tiny, runtime):
         found = {encoder["name"]: encoder for encoder in ok(http.get("/encoders"))["encoders"]}
         assert [found[name]["runtime"] for name in ("house", "stranger")] == [runtime] * 2
         assert found["house-small"]["state"] == "not loaded"
+
+
+@pytest.mark.parametrize("name", ["house", "small"])
+def test_weights_of_queries_are_a_setting(tiny, name):
+    found = {}
+    for weights in ("float32", "int8"):
+        encoders = open_encoders(
+            default=name, model_dir=tiny, file=tiny / "encoders.toml", threads=1, query_weights=weights
+        )
+        encoder = encoders.get(name)
+        found[weights] = encoder.encode_documents(["the cat"]).vectors, encoder.encode_queries(["the cat"]).vectors
+    np.testing.assert_array_equal(found["int8"][0], found["float32"][0])
+    difference = np.abs(found["int8"][1] - found["float32"][1]).max()
+    assert 1e-5 < difference < 0.1
+    with pytest.raises(SettingsError, match="BITFOLD_QUERY_WEIGHTS is int8, which only ONNX Runtime has"):
+        load_settings({"BITFOLD_QUERY_WEIGHTS": "int8", "BITFOLD_RUNTIME": "torch"})
 
 
 @pytest.mark.parametrize("name", ["house", "small"])
