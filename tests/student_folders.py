@@ -43,7 +43,7 @@ def random_student(*, mix=6, exits=(0, 1, 3), static_window=12, seed=0):
 
 def write_random_student(folder, *, around=True, weights=None, **settings):
     meta = StudentMeta(space="words/12", dimensions=(4, 12))
-    stored = StudentFormat(static_bits=8, layers="float16")
+    stored = StudentFormat(layers="float16")
     weights = weights or random_student(**settings)
     write_student(folder, weights, meta=meta, tokenizer=tokenizer(around), stored=stored)
     return folder
