@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.student_weights import STATIC_TABLE, StudentWeights
 
 Doubles = NDArray[np.float64]
-TINY = 1e-12  # a text without any token has no direction
+TINY = 1e-12
 
 
 def reference_vectors(
@@ -59,9 +59,10 @@ def _vector(weights: StudentWeights, text: list[int], layers: int, around: tuple
 
 def _static(arrays: dict[str, Any], ids: list[int]) -> Doubles:
     summed = arrays[STATIC_TABLE][ids].sum(axis=0)
-    if "static.up.weight" not in arrays:
+    length = float(np.linalg.norm(summed))
+    if "static.up.weight" not in arrays or length == 0:  # a text without any token has no direction
         return np.asarray(summed)
-    direction = summed[None, :] / max(float(np.linalg.norm(summed)), TINY)
+    direction = summed[None, :] / length
     return np.asarray((direction + _linear(_gelu(_linear(direction, arrays, "static.up")), arrays, "static.down"))[0])
 
 
