@@ -28,11 +28,11 @@ from benchmarks.common import machine, table
 from benchmarks.embeddings import JudgedTexts, judged_texts
 from models.backend import Task
 from models.folder import check_folder
+from models.loading import model_folder
 from models.matryoshka.network import SizedEncoder, Vectors
 from models.matryoshka.options import EncoderProgress, EncoderTrainingOptions, Recipe
 from models.matryoshka.pairs import Pairs, read_pairs
 from models.matryoshka.size_list import Size, parse_sizes, written
-from models.matryoshka.start import start_folder
 from models.matryoshka.training import train_encoder
 from models.safe_files import write_safely
 from service.evaluation import ndcg
@@ -77,7 +77,7 @@ def train(recipe: Recipe, pairs: Pairs, out: Path, a: argparse.Namespace) -> Pat
             threads=a.threads,
             seed=a.seed,
         )
-        train_encoder(start_folder(START), pairs, options, out=out, on_progress=lambda p: show(recipe, p))
+        train_encoder(model_folder(START), pairs, options, out=out, on_progress=lambda p: show(recipe, p))
     return out
 
 
@@ -147,7 +147,7 @@ def main() -> None:
     a.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(a.threads)
     pairs = make_pairs(a.data / "distill-open.jsonl.gz", a.work / f"pairs-{a.pairs}.jsonl", a.pairs)
-    found = {"untrained": measured("untrained", start_folder(START), a)}
+    found = {"untrained": measured("untrained", model_folder(START), a)}
     for recipe in a.recipes:
         name = f"{recipe}-{a.steps}x{a.batch}-{a.seed}"
         found[recipe] = measured(name, train(recipe, pairs, a.work / name, a), a)

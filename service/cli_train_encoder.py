@@ -110,11 +110,11 @@ def encoder(
     options = EncoderTrainingOptions(
         recipe=recipe, **{name: value for name, value in given.items() if value is not None}
     )
-    from models.matryoshka.start import start_folder
+    from models.loading import model_folder
 
     # What costs nothing to check comes first; then the data, and only then the model.
     data = _read(wanted, split, options)
-    trained = _train(folder or start_folder(model or "minilm"), data, options, out, wanted)
+    trained = _train(folder or model_folder(model or "minilm"), data, options, out, wanted)
     typer.echo(describe(trained))
 
 

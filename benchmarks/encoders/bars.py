@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.encoders.contestants import STATIC, STUDENT, TEACHER, Exit
+from benchmarks.encoders.contestants import INT8, STATIC, STUDENT, TEACHER, Exit
 from benchmarks.encoders.quality import SETS
 from benchmarks.encoders.summary import PEER_EXIT, STATIC_EXIT, TEACHER_EXIT, Measured, full
 
@@ -14,8 +14,9 @@ def check(found: Measured, exits: list[Exit]) -> list[Line]:
     """Return bar, what was measured, verdict; figures are means over the three sets, times those of one thread."""
     lines = [_student(found, one) for one in exits if one.name == STUDENT]
     lines += [_static(found), _symmetric(found)]
-    lines += [_served(found, threads) for threads in (1, 2)]
-    lines += [_asymmetric(found, one) for one in exits if one.name != TEACHER]
+    teachers = [one for one in exits if one.name in (TEACHER, INT8)]
+    lines += [_served(found, one, threads) for one in teachers for threads in (1, 2)]
+    lines += [_asymmetric(found, one) for one in exits if one not in teachers]
     return lines
 
 
@@ -70,11 +71,11 @@ def _symmetric(found: Measured) -> Line:
     return bar, f"{own / base:.0f} times the rate, {kept[1]}", _verdict(own >= 20 * base and kept[0] >= 0.72)
 
 
-def _served(found: Measured, threads: int) -> Line:
+def _served(found: Measured, one: Exit, threads: int) -> Line:
     said = "one thread" if threads == 1 else f"{threads} threads"
-    bar = f"served teacher, {said}: at most half of the query time of sentence-transformers, nDCG@10 within 0.5 %"
-    own, base = (found.milliseconds(full(one), threads) for one in (TEACHER_EXIT, PEER_EXIT))
-    ours, theirs = (found.mean(TEACHER, full(one)) for one in (TEACHER_EXIT, PEER_EXIT))
+    bar = f"{one.title}, {said}: at most half of the query time of sentence-transformers, nDCG@10 within 0.5 %"
+    own, base = (found.milliseconds(full(each), threads) for each in (one, PEER_EXIT))
+    ours, theirs = (found.mean(TEACHER, full(each)) for each in (one, PEER_EXIT))
     if own is None or base is None or ours is None or theirs is None:
         return bar, "", NOT_MEASURED
     said = f"1/{base / own:.1f} of the time ({own:.2f} ms against {base:.2f} ms), nDCG@10 {ours / theirs - 1:+.2%}"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from models.student_folder import WEIGHTS
 Floats = NDArray[np.float32]
 
 TEACHER, STUDENT, STATIC, PEER = "minilm", "student", "static", "sentence-transformers"
+INT8 = "minilm, int8"  # reads queries with weights of 8 bits
 DIMENSIONS = (64, 128, 192, 256, 384)
 FULL = DIMENSIONS[-1]
 
@@ -133,8 +134,9 @@ class Contestants:
         """Load one by name."""
         if name == PEER:
             return Peer(threads)
-        if name == TEACHER:
-            return Ours(load_encoder(TEACHER, threads=threads))
+        if name in (TEACHER, INT8):
+            weights: Literal["float32", "int8"] = "int8" if name == INT8 else "float32"
+            return Ours(load_encoder(TEACHER, threads=threads, query_weights=weights))
         if find_preset(name) is not None and self.student is None:
             return Ours(load_encoder(name, threads=threads))
         if name == STATIC:
@@ -142,11 +144,11 @@ class Contestants:
         return Ours(load_encoder("measured", folder=self.folder, threads=threads))
 
     def exits(self) -> list[Exit]:
-        """Return who encodes queries: the teacher, each exit of the student, the table alone."""
+        """Return who encodes queries: the teacher with either weights, each exit of the student, the table alone."""
         from models.student_folder import describe_student
 
         layers = [k for k in describe_student(self.folder).shape.exits if k]
-        return [Exit(TEACHER, 6), *(Exit(STUDENT, k) for k in reversed(layers)), Exit(STATIC, 0)]
+        return [Exit(TEACHER, 6), Exit(INT8, 6), *(Exit(STUDENT, k) for k in reversed(layers)), Exit(STATIC, 0)]
 
 
 def _only_table(folder: Path, threads: int) -> Encoder:

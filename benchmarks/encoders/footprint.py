@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.common import anonymous_bytes
 from benchmarks.compression.results import Results
-from benchmarks.encoders.contestants import PEER, STATIC, STUDENT, TEACHER, Contestants
+from benchmarks.encoders.contestants import INT8, PEER, STATIC, STUDENT, TEACHER, Contestants
 from models.loading import model_folder
 
 KEYS = ("version", "name")
@@ -18,7 +18,7 @@ FILES = ("model.safetensors", "student.safetensors", "student.json", "tokenizer.
 
 def run(results: Results, contestants: Contestants) -> None:
     """Measure what is not in the results yet."""
-    for name in (PEER, TEACHER, STUDENT, STATIC):
+    for name in (PEER, TEACHER, INT8, STUDENT, STATIC):
         if (contestants.version, name) in results:
             continue
         command = [sys.executable, "-m", "benchmarks.encoders.footprint", name]

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.encoders.contestants import DIMENSIONS, STATIC, TEACHER, Exit
+from benchmarks.encoders.contestants import DIMENSIONS, INT8, STATIC, TEACHER, Exit
 from benchmarks.encoders.quality import SETS
 from benchmarks.encoders.summary import CUT, NDCG, PEER_EXIT, Measured, full
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
-BLACK, BLUE, ORANGE, GREEN, RED = "black", "#0072B2", "#E69F00", "#009E73", "#D55E00"
-MARKS = ("o", "s", "^", "D")
+BLACK, GREY, BLUE, ORANGE, GREEN, RED = "black", "#777777", "#0072B2", "#E69F00", "#009E73", "#D55E00"
+MARKS = ("o", "x", "s", "^", "D", "v")
 GAP = 6  # points between a mark and its label
 APART = 0.012  # of the height of the axis, under which labels would touch
 
 
 def styles(exits: list[Exit]) -> dict[Exit, tuple[str, str]]:
     """Return colour and mark of every exit."""
-    fixed = {TEACHER: BLACK, STATIC: RED}
+    fixed = {TEACHER: BLACK, INT8: GREY, STATIC: RED}
     others = iter((BLUE, GREEN, ORANGE))
     return {one: (fixed.get(one.name) or next(others), mark) for one, mark in zip(exits, MARKS, strict=False)}
 
@@ -42,7 +42,7 @@ def time(found: Measured, exits: list[Exit], path: Path) -> bool:
     peer, kept = found.milliseconds(full(PEER_EXIT)), found.kept(TEACHER, full(PEER_EXIT))
     if peer is not None and kept is not None:
         axis.plot(
-            [peer], [100 * kept[0]], color="#777777", marker="*", markersize=11, linestyle="none", label=PEER_EXIT.name
+            [peer], [100 * kept[0]], color=ORANGE, marker="*", markersize=11, linestyle="none", label=PEER_EXIT.name
         )
     if not axis.has_data():
         return False

@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.common import table
 from benchmarks.compression.tables import number
 from benchmarks.encoders.bars import check
-from benchmarks.encoders.contestants import DIMENSIONS, FULL, PEER, STATIC, STUDENT, TEACHER, Exit
+from benchmarks.encoders.contestants import DIMENSIONS, FULL, INT8, PEER, STATIC, STUDENT, TEACHER, Exit
 from benchmarks.encoders.quality import PREFIX, SETS
 from benchmarks.encoders.speed import DOCUMENTS, QUERY
 from benchmarks.encoders.summary import CUT, NDCG, PEER_EXIT, RECALL, Measured, full
@@ -69,7 +69,7 @@ def fold_table(found: Measured) -> str:
 
 def footprint_table(found: Measured) -> str:
     """Return megabytes on disk and in memory."""
-    rows = [(name, found.footprint.get(name)) for name in (PEER, TEACHER, STUDENT, STATIC)]
+    rows = [(name, found.footprint.get(name)) for name in (PEER, TEACHER, INT8, STUDENT, STATIC)]
     cells = [[name, *(f"{value / 1e6:.1f}" for value in sizes)] if sizes else [name, "", ""] for name, sizes in rows]
     return table(["encoder", "files, MB", "memory, MB"], cells)
 
