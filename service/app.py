@@ -146,11 +146,14 @@ def _lifespan(
             metrics.watch(engine.catalog.sizes, jobs.counts, engine.encoding.counts)
             engine.start()
             loads = settings.max_concurrent_bulk
+            waiting = min(settings.query_batch, settings.max_queued)
             services = Services(
                 settings=settings,
                 engine=engine,
                 metrics=metrics,
-                searches=pool("search", settings.search_threads, settings.max_queued),
+                # More threads than may search at once: what waits for an encoder is encoded together.
+                searches=pool("search", settings.search_threads + waiting, settings.max_queued - waiting),
+                reads=pool("read", settings.search_threads, settings.max_queued),
                 writes=pool("write", WRITE_THREADS, settings.max_queued),
                 embeddings=pool("embedding", EMBEDDING_THREADS, settings.max_queued),
                 bulk=pool("bulk", loads, loads),
@@ -180,6 +183,7 @@ def _open_engine(settings: Settings, encoders: Encoders, options: StoreOptions |
         ),
         options=options or StoreOptions(exact_below=settings.exact_below),
         faiss_threads=settings.faiss_threads,
+        searches_at_once=settings.search_threads,
     )
 
 

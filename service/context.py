@@ -48,7 +48,7 @@ class Services:
 
     Parameters
     ----------
-    searches : threads for reads. writes : threads for small writes, so that they cannot starve reads.
+    searches : threads for searches. reads : for all other reads. writes : for small writes, which starve neither.
     embeddings : threads for texts to embed, which may take minutes and must starve neither.
     bulk : threads for the blocks of bulk loads. parsing : threads that wait for parsers.
     loads : how many bulk requests may run. bodies : how many bytes JSON bodies may hold together.
@@ -58,6 +58,7 @@ class Services:
     engine: Engine
     metrics: Metrics
     searches: Pool
+    reads: Pool
     writes: Pool
     embeddings: Pool
     bulk: Pool

@@ -22,6 +22,7 @@ from models.binarizers import Binarizers
 from service.catalog import Catalog
 from service.encoders import Encoders
 from service.ingest import Incoming, Outcome, ingest
+from service.places import Places
 from service.queries import (
     Answer,
     Query,
@@ -40,7 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The whole service without its transport."""
+    """The whole service without its transport.
+
+    Parameters
+    ----------
+    searches_at_once : threads that look through collections at the same time; more may wait for encoders.
+    """
 
     def __init__(
         self,
@@ -50,11 +56,13 @@ class Engine:
         encoding: QueryEncoding,
         options: StoreOptions,
         faiss_threads: int,
+        searches_at_once: int,
     ) -> None:
         self.encoders = encoders
         self.encoding = encoding
         self._query_vectors = QueryVectors(encoders, encoding)
         self._faiss_threads = faiss_threads
+        self._places = Places(searches_at_once)
         self.factory = Binarizers()
         self._store = Store(data_dir, self.factory, options)
         self.catalog = Catalog(self._store, encoders)
@@ -175,11 +183,13 @@ class Engine:
         vectors, texts = self._query_vectors.of(collection, queries, deadline)
         encoding = (time.perf_counter() - started) * 1000
         answers: list[Answer | None] = [None] * len(queries)
-        for members in alike(queries):
-            asked = [queries[i] for i in members]
-            results = search_alike(collection, asked, vectors[members], filters[members[0]], deadline)
-            for i, result in zip(members, results, strict=True):
-                result.stages.milliseconds["encode"] = round(encoding, 4)
-                hits = wire_hits(result.hits, queries[i], collection.config.distance)
-                answers[i] = Answer(hits, result.stages, texts[i])
+        # Texts that wait for their encoder, to be encoded together, hold no place.
+        with self._places.taken(deadline):
+            for members in alike(queries):
+                asked = [queries[i] for i in members]
+                results = search_alike(collection, asked, vectors[members], filters[members[0]], deadline)
+                for i, result in zip(members, results, strict=True):
+                    result.stages.milliseconds["encode"] = round(encoding, 4)
+                    hits = wire_hits(result.hits, queries[i], collection.config.distance)
+                    answers[i] = Answer(hits, result.stages, texts[i])
         return [answer for answer in answers if answer is not None]

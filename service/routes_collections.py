@@ -90,7 +90,7 @@ async def describe(request: Request, collection: str) -> Response:
     """Answer with Qdrant's collection info and ours: encoder, space, codes, counts of the load, bytes on disk."""
     service = services(request)
     asked = query_string(request, (), read=True)
-    return await answer(request, service.searches, asked, lambda: info(service.engine, collection))
+    return await answer(request, service.reads, asked, lambda: info(service.engine, collection))
 
 
 @router.patch(

@@ -105,7 +105,7 @@ async def bulk(request: Request, collection: str) -> Response:
 async def metrics(request: Request) -> Response:
     """Answer with request counts and latencies, points and bytes."""
     service = services(request)
-    text = await service.searches.run(service.metrics.render)
+    text = await service.reads.run(service.metrics.render)
     return Response(text, media_type=service.metrics.content_type)
 
 

@@ -77,7 +77,7 @@ async def retrieve(request: Request, collection: str) -> Response:
         points = service.engine.points(collection, ids, with_vector=shape.vector, with_text=shape.text)
         return [shape.point(point) for point in points]
 
-    return await answer_body(request, service.searches, asked, RetrievePoints, read)
+    return await answer_body(request, service.reads, asked, RetrievePoints, read)
 
 
 @router.get(
@@ -100,7 +100,7 @@ async def get_point(request: Request, collection: str, point: str) -> Response:
             raise UnknownPoint(f"there is no point {point_id!r} in {collection}", param="id")
         return Shape(True, vector=True, text=True).point(found[0])
 
-    return await answer(request, service.searches, asked, read)
+    return await answer(request, service.reads, asked, read)
 
 
 @router.post(
@@ -222,7 +222,7 @@ async def scroll(request: Request, collection: str) -> Response:
         )
         return {"points": [shape.point(point) for point in points], "next_page_offset": following}
 
-    return await answer_body(request, service.searches, asked, Scroll, read)
+    return await answer_body(request, service.reads, asked, Scroll, read)
 
 
 @router.post(
@@ -237,4 +237,4 @@ async def count(request: Request, collection: str) -> Response:
     def read(body: Count) -> dict[str, int]:
         return {"count": service.engine.count(collection, body.filter, asked.deadline)}
 
-    return await answer_body(request, service.searches, asked, Count, read)
+    return await answer_body(request, service.reads, asked, Count, read)

@@ -148,7 +148,7 @@ class Settings(BaseModel):
         default_factory=lambda: max(2, usable_cores()),
         ge=1,
         le=256,
-        description="Searches and other reads that run at once.",
+        description="Searches that run at once, and other reads; texts that wait for their encoder do not count.",
         json_schema_extra={"shown": "1 per core, at least 2"},
     )
     max_queued: int = Field(

@@ -12,10 +12,11 @@ import pytest
 
 from index.errors import DeadlineExceeded
 from models import InvalidText
+from service.places import Places
 from service.query_cache import Entry, QueryCache
 from service.query_encoding import QueryEncoding
 from tests.conftest import WORDS, FakeEncoder
-from tests.service_calls import ok, texts
+from tests.service_calls import axis, ok, texts
 
 WAIT = 20  # seconds after which a test gives up on a thread
 FULL = {"layers": 1, "dimensions": len(WORDS)}
@@ -321,7 +322,7 @@ def test_sixteen_threads_get_what_one_would():
 
 def test_a_server_merges_the_searches_that_come_while_its_encoder_is_busy(serve):
     encoder = Gated()
-    server = serve(encoder, torch_threads=1, query_batch=3, search_threads=8)
+    server = serve(encoder, torch_threads=1, query_batch=3, search_threads=4)
     path = texts(server.http, "busy")
 
     def ask(word):
@@ -341,6 +342,37 @@ def test_a_server_merges_the_searches_that_come_while_its_encoder_is_busy(serve)
     assert sorted(word for asked in calls for word in asked) == sorted(WORDS[:7])
     assert 1 < max(map(len, calls)) <= 3
     assert len(calls) < 7
+
+
+def test_texts_that_wait_for_their_encoder_do_not_hold_up_searches(serve):
+    encoder = Gated()
+    server = serve(encoder, torch_threads=1, search_threads=1)
+    path = texts(server.http, "free")
+    ok(server.http.put(f"{path}/points", json={"points": [{"id": 1, "vector": axis(0)}]}))
+    with ThreadPoolExecutor(3) as threads:
+        waits = [
+            threads.submit(httpx.post, f"{server.url}{path}/search", json={"query": word}, timeout=WAIT)
+            for word in ("red", "sun", "moon")
+        ]
+        assert encoder.entered.wait(WAIT)
+        assert ok(server.http.post(f"{path}/search", json={"query": axis(0)}))["points"][0]["id"] == 1
+        assert not any(answer.done() for answer in waits)
+        encoder.release.set()
+        for answer in waits:
+            ok(answer.result(WAIT))
+
+
+def test_places_are_waited_for_until_the_deadline():
+    places = Places(2)
+    with places.taken(None), places.taken(time.monotonic() - 1):
+        with pytest.raises(DeadlineExceeded, match="waited longer"), places.taken(time.monotonic() + 0.02):
+            raise AssertionError("there were two places")
+        with pytest.raises(DeadlineExceeded), places.taken(time.monotonic() - 1):
+            raise AssertionError("there were two places")
+    with pytest.raises(ValueError, match="inside"), places.taken(None):
+        raise ValueError("inside")
+    with places.taken(0.0), places.taken(0.0):
+        pass
 
 
 def test_a_server_runs_as_many_calls_at_once_as_it_has_threads(serve):
