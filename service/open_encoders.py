@@ -9,6 +9,7 @@ from pathlib import Path
 from models import EncoderInfo, ModelNotFound, default_pair, describe_encoders, load_encoder
 from models.encoder_file import DefinedEncoder, EncoderFile, read_encoder_file
 from models.loading import QueryWeights, RuntimeChoice
+from models.student_folder import is_student
 from service.encoders import DEFAULT, NONE, Encoders, Known, Pair
 from service.text_encoder import TextEncoder
 
@@ -59,13 +60,13 @@ def open_encoders(
         if name in defined.encoders:
             own = _with(defined.encoders[name], runtime, allow_untrained, query_weights)
             return own.load(threads=threads or None)
-        # What runs in one way only is not asked for another.
+        folder = folders.get(name)
         fixed = name in presets and presets[name].runtime != "auto"
         return load_encoder(
             name,
-            folder=folders.get(name),
+            folder=folder,
             threads=threads or None,
-            runtime="auto" if fixed else runtime,
+            runtime="auto" if fixed else _runtime(folder, runtime),
             allow_untrained=allow_untrained,
             query_weights=query_weights,
         )
@@ -90,7 +91,7 @@ def _with(
 ) -> DefinedEncoder:
     """Return a defined encoder with the server's settings, where it has none of its own."""
     options = encoder.options
-    chosen = runtime if options.runtime == "auto" else options.runtime
+    chosen = _runtime(encoder.folder, runtime) if options.runtime == "auto" else options.runtime
     return replace(
         encoder,
         options=replace(
@@ -100,6 +101,11 @@ def _with(
             query_weights="float32" if chosen == "torch" else query_weights,
         ),
     )
+
+
+def _runtime(folder: Path | None, wanted: RuntimeChoice) -> RuntimeChoice:
+    """Return the server's choice, but for a student, which runs in one way only."""
+    return "auto" if folder is not None and is_student(folder) else wanted
 
 
 def _of_preset(info: EncoderInfo, presets: Sequence[EncoderInfo]) -> Known:

@@ -25,12 +25,14 @@ OTHER_FILES = {
     "docs/design.md": "how the pieces fit, and the interfaces between packages",
     "docs/storage.md": "what is promised, and every byte on disk",
     "docs/deployment.md": "running it: container, backup, sizing, how the image was checked",
+    "docs/encoders.md": "what each encoder costs and keeps at each of its sizes, and which to take",
+    "docs/encoders-tables.md": "every measured figure behind docs/encoders.md",
     "docs/training.md": "how encoders and students are trained",
     "docs/compression.md": "what bits, dimensions and training cost and give, beside other quantizers",
     "docs/compression-tables.md": "every measured figure behind docs/compression.md",
     "docs/benchmarks.md": "measured tables, with the commands that made them",
     "docs/log.md": "dated experiments, failures included",
-    "models/data/": "what ships for the default space: its fold",
+    "models/data/": "what ships for the default space: its fold, and the student with its training record",
     "service/sample/": "305 documents and 129 questions with known answers, for demo and tests",
 }
 

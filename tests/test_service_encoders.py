@@ -21,6 +21,7 @@ from service.open_encoders import open_encoders
 from service.settings import ClientSettings, Settings, SettingsError, load_settings
 from tests.conftest import FakeEncoder, Server, fake_encoders
 from tests.service_calls import axis, ok, put, refused, texts, vectors
+from tests.student_folders import write_random_student
 from tests.tiny_models import Tiny
 
 
@@ -204,14 +205,21 @@ def test_a_setting_allows_sizes_that_were_not_trained(tmp_path, tiny, allowed):
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
 def test_the_runtime_is_a_setting(tmp_path, tiny, runtime):
-    if runtime == "onnx":
-        pytest.importorskip("models.onnx_model")
     settings = {"encoder": "house", "encoders_file": tiny / "encoders.toml", "runtime": runtime}
     with serving(tmp_path / "d", **settings) as (http, _):
         ok(http.put("/collections/c", json={"encoder": "stranger"}))
         found = {encoder["name"]: encoder for encoder in ok(http.get("/encoders"))["encoders"]}
         assert [found[name]["runtime"] for name in ("house", "stranger")] == [runtime] * 2
         assert found["house-small"]["state"] == "not loaded"
+
+
+def test_a_student_runs_in_its_own_way_whatever_the_setting(tmp_path):
+    write_random_student(tmp_path / "models" / "mine")
+    (tmp_path / "encoders.toml").write_text(f"[encoders.yours]\nfolder = '{tmp_path / 'models' / 'mine'}'\n")
+    encoders = open_encoders(
+        default="mine", model_dir=tmp_path / "models", file=tmp_path / "encoders.toml", threads=1, runtime="torch"
+    )
+    assert [encoders.get(name).runtime for name in ("mine", "yours")] == ["onnx"] * 2
 
 
 @pytest.mark.parametrize("name", ["house", "small"])
