@@ -42,7 +42,7 @@ class StudentOptions:
     ffn: int = 768
     epochs: int = 2
     batch: int = 64
-    rate: float = 3e-4
+    rate: float = 1e-4
     weight_decay: float = 0.01
     warm_up: float = 0.05
     clip: float = 1.0
