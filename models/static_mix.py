@@ -67,9 +67,10 @@ def gelu(values: Floats) -> Floats:
     scaled *= scaled
     np.negative(scaled, out=scaled)
     tail *= np.exp(scaled, out=scaled)
-    # Of the half of the distribution on this side of zero, what lies between zero and x.
-    inner = np.subtract(ONE, tail, out=tail)
-    share = np.copysign(inner, values, out=inner)
+    # Of the distribution, doubled, what lies between zero and x.
+    share = tail
+    np.subtract(ONE, tail, out=share)
+    np.copysign(share, values, out=share)
     share += ONE
     share *= values
     share *= np.float32(0.5)
