@@ -121,7 +121,7 @@ class ContextExits(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=EPSILON)
         self.layers = nn.ModuleList(Layer(hidden, heads, ffn) for _ in range(layers))
         self.maps = nn.ModuleDict({str(k): nn.Linear(hidden, dimension) for k in exits})
-        self.gates = nn.ParameterDict({str(k): nn.Parameter(torch.ones(())) for k in exits})
+        self.gates = nn.ParameterDict({str(k): nn.Parameter(torch.zeros(())) for k in exits})
 
     def blocks(self) -> list[Layer]:
         """Return the layers, first to last."""

@@ -22,6 +22,7 @@ class StudentOptions:
     exits : layers after which a vector can be taken, besides 0; the last is all of them.
     ffn : inner width of the feed-forward parts; where the teacher's is wider, its strongest units are kept.
     epochs, batch, rate, weight_decay : of the layers (AdamW).
+    gate_rate : learning rate of the share of exit 0 in later exits; one that grows slowly makes the layers fall silent.
     warm_up : share of all steps in which the rate rises; then it falls to 0 along a line.
     clip : norm to which gradients are cut.
     held_out : texts that are not trained on, to measure with.
@@ -38,11 +39,12 @@ class StudentOptions:
     static_batch: int = 1024
     static_rate: float = 4e-3
     layers: tuple[int, ...] = (0, 5)
-    exits: tuple[int, ...] = (1, 2)
+    exits: tuple[int, ...] = (2,)
     ffn: int = 768
     epochs: int = 2
     batch: int = 64
-    rate: float = 1e-4
+    rate: float = 1e-3
+    gate_rate: float = 3e-2
     weight_decay: float = 0.01
     warm_up: float = 0.05
     clip: float = 1.0

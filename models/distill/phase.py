@@ -113,12 +113,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return sorted(latest.values(), key=lambda line: (line["phase"] != "static", line["step"]))
 
 
-def parameter_groups(module: nn.Module, rate: float, decay: float) -> Sequence[dict[str, Any]]:
-    """Return groups for AdamW: biases, gates and normalisation do not decay."""
+def parameter_groups(module: nn.Module, rate: float, gate_rate: float, decay: float) -> Sequence[dict[str, Any]]:
+    """Return groups for AdamW: biases, gates and normalisation do not decay, and gates have a rate of their own."""
     trained = [p for p in module.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "lr": rate, "weight_decay": decay},
-        {"params": [p for p in trained if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim == 1], "lr": rate, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim == 0], "lr": gate_rate, "weight_decay": 0.0},
     ]
 
 

@@ -97,10 +97,9 @@ def context_start(teacher: TeacherParts, tokens: Tokens, dimension: int, options
     network.norm.load_state_dict(_pair(weights, "embeddings.LayerNorm"))
     for layer, number in zip(network.blocks(), options.layers, strict=True):
         _copy(layer, teacher.layer(number))
-    # Every exit begins as exit 0 and learns what to add: maps that begin as something else, and a share of exit 0 that
-    # begins at nothing, ended as copies of exit 0 with layers that say nothing (docs/log.md).
+    # What a layer says is of use from the first step; a map that begins at nothing leaves layers without a gradient.
     for one in network.ends().values():
-        torch.nn.init.zeros_(one.weight)
+        torch.nn.init.eye_(one.weight)
         torch.nn.init.zeros_(one.bias)
     if options.ffn < config["intermediate_size"]:
         rows = np.random.default_rng((options.seed, 9)).permutation(len(tokens))[:SAMPLE]

@@ -231,7 +231,7 @@ def _context_phase(
     return Phase(
         name="layers",
         module=module,
-        optimizer=torch.optim.AdamW(parameter_groups(module, options.rate, options.weight_decay)),
+        optimizer=torch.optim.AdamW(parameter_groups(module, options.rate, options.gate_rate, options.weight_decay)),
         steps=steps,
         batch=options.batch,
         loss=loss,
