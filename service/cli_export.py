@@ -19,11 +19,16 @@ def export(
     """Write an encoder as an ONNX file with its tokenizer, for ONNX Runtime anywhere."""
     if encoder is None and folder is None:
         raise typer.BadParameter("name an encoder, or give a --folder", param_hint="--encoder")
-    from models.loading import load_encoder, model_folder
+    from models.loading import LoadOptions, load_encoder, load_folder, model_folder
     from models.onnx_export import MODEL, export_onnx
 
-    name = encoder or (folder or out).resolve().name
-    loaded = load_encoder(name, folder=folder, threads=1)
+    if encoder is None and folder is not None:
+        # A folder may be called like a preset and be none.
+        name = folder.resolve().name
+        loaded = load_folder(name, folder, LoadOptions(threads=1), label=name)
+    else:
+        name = str(encoder)
+        loaded = load_encoder(name, folder=folder, threads=1)
     found = export_onnx(loaded, folder or model_folder(name), out, weights=weights)
     exits = ", ".join(map(str, found.description["exits"]))
     typer.echo(f"{name}, space {loaded.space}, layers {exits}, {weights}: {found.size / 1e6:.1f} MB in {out / MODEL}")

@@ -160,7 +160,7 @@ def test_static_embeddings_have_no_window_and_no_vector_for_nothing(tmp_path):
     write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
     write_tokenizer(folder)
     save_file({"embedding.weight": weights}, folder / "model.safetensors")
-    encoder = load_encoder("static", folder=folder)
+    encoder = load_encoder("bag", folder=folder)
     assert encoder.max_tokens is None
     assert encoder.space.endswith("/8/bag")
     encoded = encoder.encode_documents(["cat", "the cat " * 500])

@@ -45,7 +45,7 @@ def test_a_bag_of_tokens_has_neither_window_nor_special_tokens(tmp_path):
     write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
     write_tokenizer(folder)
     save_file({"embedding.weight": torch.ones(len(VOCABULARY), 8)}, folder / "model.safetensors")
-    encoder = load_encoder("static", folder=folder)
+    encoder = load_encoder("bag", folder=folder)
     assert encoder.count_tokens(["the cat sat", "", "red " * 50], "document") == [3, 0, 50]
 
 
