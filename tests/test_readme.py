@@ -74,7 +74,9 @@ def test_shell_examples_run(real_server):
 @pytest.mark.parametrize(("number", "printed"), [(0, "axis"), (1, "minilm 11 tokens, cut: []\n[384, 384] [48, 48]")])
 def test_python_examples_run(real_server, capsys, number, printed):
     script = blocks("python")[number]
-    exec(compile(script.replace("http://localhost:6333", real_server), "README.md", "exec"), {})
+    names = {}
+    exec(compile(script.replace("http://localhost:6333", real_server), "README.md", "exec"), names)
+    names["client"].close()
     assert printed in capsys.readouterr().out
 
 
