@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import ModelError
+
 Task = Literal["query", "document"]
 Runtime = Literal["torch", "onnx", "numpy"]
 
@@ -64,3 +66,22 @@ class Backend(Protocol):
     def count_tokens(self, texts: Sequence[str], task: Task, layers: int) -> list[int]:
         """Return how many tokens of each text `embed` reads, special tokens and the prompt included."""
         ...
+
+
+def probed_dimension(model: Backend) -> int:
+    """Return the length of a model's vectors, of queries and documents alike, from a text of each.
+
+    Raises
+    ------
+    ModelError
+        Vectors are not finite, or queries and documents differ in dimension.
+    """
+    found = set()
+    for task in PROMPT_NAMES:
+        vectors, _ = model.embed(["probe"], task, model.exits[-1])
+        if not np.isfinite(vectors).all():
+            raise ModelError("its vectors are not finite: the weights are damaged")
+        found.add(vectors.shape[1])
+    if len(found) != 1:
+        raise ModelError(f"queries and documents have different dimensions: {sorted(found)}")
+    return int(found.pop())

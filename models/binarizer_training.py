@@ -7,17 +7,16 @@ float vectors over the neighbours of a batch is distilled into the ranking of th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.recurrent import Recurrent
+from models.torch_threads import torch_threads
 from models.training_checkpoint import Checkpoint, fingerprint
 from models.training_data import prepare
 from models.training_older import Older, freeze
@@ -78,7 +77,7 @@ def train(
     def preparing(stage: Stage) -> Callable[[float], None]:
         return lambda share: on_progress(Progress(stage, 0, options.epochs, round(100 * share), 100))
 
-    with _threads(options.threads):
+    with torch_threads(options.threads):
         data = prepare(
             vectors,
             queries,
@@ -112,13 +111,3 @@ def train(
         compatible_with=() if older is None else (older.identity,),
     )
     return Trained(served, replace(report, **run.summary(), options=asdict(options)))
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.backend import PROMPT_NAMES, Runtime, Task
+from models.backend import PROMPT_NAMES, Runtime, Task, probed_dimension
 from models.bert import Weights
 from models.bert_folder import BertFolder, understand
 from models.errors import ModelError, UnsupportedRuntime, UnsupportedSize
@@ -55,7 +55,7 @@ class OnnxModel:
         self.prompts = tokens.prompts
         self.pooling = pooling
         self.exits = exits
-        self.dimension = self._probe()
+        self.dimension = probed_dimension(self)
 
     def embed(self, texts: Sequence[str], task: Task, layers: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Run the model on one batch.
@@ -79,17 +79,6 @@ class OnnxModel:
     def count_tokens(self, texts: Sequence[str], task: Task, layers: int) -> list[int]:  # noqa: ARG002
         """Return how many tokens of each text `embed` reads, special tokens and the prompt included."""
         return self._tokens.counts(texts, task)
-
-    def _probe(self) -> int:
-        found = set()
-        for task in PROMPT_NAMES:
-            vectors, _ = self.embed(["probe"], task, self.exits[-1])
-            if not np.isfinite(vectors).all():
-                raise ModelError("its vectors are not finite: the weights are damaged")
-            found.add(vectors.shape[1])
-        if len(found) != 1:
-            raise ModelError(f"queries and documents have different dimensions: {sorted(found)}")
-        return int(found.pop())
 
 
 def can_export(folder: ModelFolder) -> str | None:

@@ -21,7 +21,7 @@ from sentence_transformers.util import batch_to_device
 from transformers.utils import logging as transformers_logging
 
 from models import sentence_layers
-from models.backend import PROMPT_NAMES, Runtime, Task
+from models.backend import PROMPT_NAMES, Runtime, Task, probed_dimension
 from models.errors import ModelError
 from models.folder import ModelFolder
 
@@ -69,7 +69,7 @@ class SentenceModel:
                 sentence_layers.scale_attention(self._model, temperature)
             self.exits = sentence_layers.exits(self._model)
             self._ending_after = {self.exits[-1]: self._model}
-            self.dimension = self._probe()
+            self.dimension = probed_dimension(self)
         except ModelError as error:
             raise type(error)(f"{folder.path}: {error}", hint=error.hint) from error
         except Exception as error:  # the libraries raise whatever they meet in the files
@@ -142,17 +142,6 @@ class SentenceModel:
                 hint="use a text model with a fast tokenizer (tokenizer.json) and no chat template",
             )
         return np.fromiter((bool(encoding.overflowing) for encoding in encodings), dtype=np.bool_, count=n)
-
-    def _probe(self) -> int:
-        dimensions = set()
-        for task in PROMPT_NAMES:
-            vectors, _ = self.embed(["probe"], task, self.exits[-1])
-            if not np.isfinite(vectors).all():
-                raise ModelError("its vectors are not finite: the weights are damaged")
-            dimensions.add(vectors.shape[1])
-        if len(dimensions) != 1:
-            raise ModelError(f"queries and documents have different dimensions: {sorted(dimensions)}")
-        return int(dimensions.pop())
 
 
 def _lengths(features: Mapping[str, Any]) -> list[int]:

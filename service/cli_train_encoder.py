@@ -161,7 +161,7 @@ def _source(path: Path) -> dict[str, Any]:
 
 def describe(trained: TrainedEncoder) -> str:
     """Return what came out of a training, for a terminal."""
-    from models.matryoshka.plot import HOW_TO_GET
+    from models.training_plot import HOW_TO_GET
 
     record, lines = trained.record, []
     before, after = record["before"], record["after"]

@@ -45,11 +45,13 @@ def student(
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch, and texts encoded at once.")] = None,
 ) -> None:
     """Train a small encoder that puts texts where a teacher puts them. Ctrl-C keeps the progress."""
-    from models.distill.make import METRICS, UNFINISHED, Sources, make_student
+    from models.distill.make import UNFINISHED, Sources, make_student
     from models.distill.options import StudentOptions
-    from models.distill.plot import NAME, draw
+    from models.distill.plot import draw
     from models.errors import InvalidTraining, TrainingCancelled
     from models.loading import load_encoder, model_folder
+    from models.metrics_log import NAME as METRICS
+    from models.training_plot import NAME
 
     taken = _numbers(layers, "--layers")
     ends = _numbers(exits, "--exits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -156,3 +157,27 @@ def http(shared_server):
 def name(request):
     """A collection name that no other test uses."""
     return "".join(c if c.isalnum() else "-" for c in request.node.name)[:100]
+
+
+@pytest.fixture(scope="module")
+def no_plot():
+    """Without matplotlib, which takes seconds to come."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """An encoder of a few numbers, for trainings."""
+    from tests.toy_encoders import write_toy
+
+    return write_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory):
+    """The toy with dropout: then every step draws random numbers."""
+    from tests.toy_encoders import write_toy
+
+    return write_toy(tmp_path_factory.mktemp("lively"), dropout=0.1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.distill.losses import alignment_loss, cosine_loss
-from models.distill.make import METRICS, UNFINISHED, Sources, make_student
+from models.distill.make import UNFINISHED, Sources, make_student
 from models.distill.options import StudentOptions
 from models.distill.phase import read_log
 from models.distill.start import TeacherParts, context_start, static_start
@@ -18,6 +18,7 @@ from models.distill.tokens import Tokens
 from models.distill.training import DistillData, split, train_student
 from models.errors import InvalidSize, ModelError, TooFewVectors, TrainingCancelled
 from models.loading import load_encoder
+from models.metrics_log import NAME as METRICS
 from tests.tiny_models import VOCABULARY, WORDS, Tiny
 
 OPTIONS = StudentOptions(

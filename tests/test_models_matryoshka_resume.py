@@ -11,29 +11,12 @@ from pathlib import Path
 import pytest
 
 from models.errors import InvalidTraining, TrainingCancelled
-from models.matryoshka.metrics_log import MetricsLog, read_log
 from models.matryoshka.pairs import read_pairs
 from models.matryoshka.training import train_encoder
-from tests.toy_encoders import SHORT, equal, weights, write_pairs, write_toy
+from models.metrics_log import MetricsLog, read_log
+from tests.toy_encoders import SHORT, equal, weights, write_pairs
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_plot():
-    """Without matplotlib, which takes seconds to come."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib.figure", None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
-def lively(tmp_path_factory):
-    """The toy with dropout: then every step draws random numbers."""
-    return write_toy(tmp_path_factory.mktemp("lively"), dropout=0.1)
+pytestmark = pytest.mark.usefixtures("no_plot")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,18 +17,7 @@ from models.matryoshka.smae import SlicedHead, SmaeRecipe
 from models.matryoshka.training import train_encoder
 from tests.toy_encoders import SHORT, SIZES, TOY, write_pairs, write_toy
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_plot():
-    """Without matplotlib, which takes seconds to come."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib.figure", None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy(tmp_path_factory.mktemp("toy"))
+pytestmark = pytest.mark.usefixtures("no_plot")
 
 
 @pytest.fixture(scope="module")

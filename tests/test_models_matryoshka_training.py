@@ -16,33 +16,16 @@ from models import load_encoder
 from models.errors import InvalidSize, InvalidTraining, InvalidTrainingData, ModelNotFound
 from models.folder import check_folder
 from models.matryoshka import plot
-from models.matryoshka.metrics_log import MetricsLog, read_log
 from models.matryoshka.network import SizedEncoder
 from models.matryoshka.pair_recipe import PairRecipe
 from models.matryoshka.pairs import read_pairs
 from models.matryoshka.run import _share
 from models.matryoshka.training import train_encoder
+from models.metrics_log import MetricsLog, read_log
 from tests.tiny_models import Tiny
 from tests.toy_encoders import HIDDEN, SHORT, SIZES, TOY, equal, weights, write_json, write_pairs, write_toy
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_plot():
-    """Without matplotlib, which takes seconds to come."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib.figure", None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.fixture(scope="module")
-def lively(tmp_path_factory):
-    """The toy with dropout: then every step draws random numbers."""
-    return write_toy(tmp_path_factory.mktemp("lively"), dropout=0.1)
+pytestmark = pytest.mark.usefixtures("no_plot")
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,6 @@ from models.static_model import load_tokenizer
 from models.student_folder import StudentMeta, write_student
 
 UNFINISHED = "unfinished"  # folder, in that of the student, for checkpoints
-METRICS = "metrics.jsonl"
 SHORT = 140  # characters of a text that is encoded among the first
 
 

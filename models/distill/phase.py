@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import metrics_log
 from models.distill.options import StudentProgress
 from models.errors import TrainingCancelled
 from models.training_checkpoint import Checkpoint, State
@@ -108,7 +109,7 @@ def run_phase(
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a log, of steps that were made twice the later ones, in order."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = metrics_log.read_log(path) if path.exists() else []
     latest = {(line["phase"], line["step"]): line for line in lines}
     return sorted(latest.values(), key=lambda line: (line["phase"] != "static", line["step"]))
 

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from models.distill.phase import read_log
-from models.errors import InvalidTraining
-from models.safe_files import write_safely
+from models.training_plot import picture
 
-NAME: Final = "training.svg"
 SHOWN: Final = ("loss", "cosine", "r10@10")
 
 
-def draw(log: Path, picture: Path) -> None:
-    """Draw a log as SVG.
+def draw(log: Path, out: Path) -> None:
+    """Draw a log as SVG; raises as `picture`."""
+    with picture(out, size=(12, 3.6), columns=len(SHOWN)) as drawn:
+        lines = read_log(log)
+        for axes, measure in zip(drawn, SHOWN, strict=True):
+            for phase in dict.fromkeys(line["phase"] for line in lines):
+                _draw_phase(axes, [line for line in lines if line["phase"] == phase], measure)
+            axes.set_title(measure)
+            axes.set_xlabel("share of the phase")
 
-    Raises
-    ------
-    InvalidTraining
-        matplotlib is not installed; the hint says how to get it.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InvalidTraining(
-            "there is no plot without matplotlib",
-            hint="install this project with its extra 'bench', which brings matplotlib",
-        ) from None
-    lines = read_log(log)
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, measure in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
-        for phase in dict.fromkeys(line["phase"] for line in lines):
-            own = [line for line in lines if line["phase"] == phase]
-            for name in dict.fromkeys(key for line in own for key in line if key.endswith(measure)):
-                label = f"{phase}: {name}" if name == "loss" else name
-                total = own[-1]["step"]
-                axes.plot([line["step"] / total for line in own], [line[name] for line in own], marker=".", label=label)
-        axes.set_title(measure)
-        axes.set_xlabel("share of the phase")
-        axes.grid(alpha=0.3)
-        if axes.has_data():
-            axes.legend(fontsize="small")
-    with write_safely(picture) as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
+
+def _draw_phase(axes: Any, lines: list[dict[str, Any]], measure: str) -> None:  # noqa: ANN401 - matplotlib's
+    shares = [line["step"] / lines[-1]["step"] for line in lines]
+    for name in dict.fromkeys(key for line in lines for key in line if key.endswith(measure)):
+        label = f"{lines[0]['phase']}: {name}" if name == "loss" else name
+        axes.plot(shares, [line[name] for line in lines], marker=".", label=label)

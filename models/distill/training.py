@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from models.distill.phase import Phase, parameter_groups, run_phase
 from models.distill.start import TeacherParts, context_start, static_start
 from models.distill.tokens import Rows, Tokens, batches_by_length
 from models.errors import InvalidSize, TooFewVectors
+from models.metrics_log import NAME as LOG
+from models.torch_threads import torch_threads
 from models.training_checkpoint import Checkpoint, fingerprint
 
 LEAST_TEXTS = 256
@@ -34,7 +37,6 @@ JUDGE_BATCH = 512
 TOP = 10
 LONG = 32  # tokens; longer texts are not what queries are like
 JUDGEMENTS = 20  # in a phase
-LOG = "metrics.jsonl"
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 
@@ -90,10 +92,7 @@ def train_student(
         `cancelled` said so; the same call goes on from there.
     """
     _check(data, options)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     training, held_out = split(len(data.tokens), options)
-    log = folder / LOG
     arrays: dict[str, NDArray[Any] | None] = {
         "flat": data.tokens.flat,
         "offsets": data.tokens.offsets,
@@ -101,28 +100,18 @@ def train_student(
     }
     marks = {"static": _static_settings(options), "layers": asdict(options) | {"checkpoint_steps": 0, "threads": 0}}
     checkpoints = {name: Checkpoint(folder / f"{name}.pt", fingerprint(mark, arrays)) for name, mark in marks.items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        static = static_start(data.token_vectors, data.tokens, options)
-        context = context_start(data.teacher, data.tokens, data.vectors.shape[1], options) if data.teacher else None
-    report = {
-        "texts": len(training),
-        "static": run_phase(
-            _static_phase(static, data, training, held_out, options),
-            checkpoint=checkpoints["static"],
-            log=log,
-            on_progress=on_progress,
-            cancelled=cancelled,
-        ),
-    }
-    if context is not None:
-        report["layers"] = run_phase(
-            _context_phase(static, context, data, training, held_out, options),
-            checkpoint=checkpoints["layers"],
-            log=log,
-            on_progress=on_progress,
-            cancelled=cancelled,
-        )
+    run = partial(run_phase, log=folder / LOG, on_progress=on_progress, cancelled=cancelled)
+    with torch_threads(options.threads):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            static = static_start(data.token_vectors, data.tokens, options)
+            d = data.vectors.shape[1]
+            context = context_start(data.teacher, data.tokens, d, options) if data.teacher else None
+        phase = _static_phase(static, data, training, held_out, options)
+        report = {"texts": len(training), "static": run(phase, checkpoint=checkpoints["static"])}
+        if context is not None:
+            phase = _context_phase(static, context, data, training, held_out, options)
+            report["layers"] = run(phase, checkpoint=checkpoints["layers"])
     return TrainedStudent(static, context, report)
 
 

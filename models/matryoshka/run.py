@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from models.errors import InvalidTraining, TrainingCancelled
-from models.matryoshka.metrics_log import MetricsLog
 from models.matryoshka.options import EncoderProgress, EncoderTrainingOptions
 from models.matryoshka.pairs import Rows
 from models.matryoshka.recipe import Figures, Recipe, Step
+from models.metrics_log import MetricsLog
 from models.training_checkpoint import Checkpoint, State
 
 _ORDER, _STEP = 1, 2  # what a seed is for

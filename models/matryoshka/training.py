@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +19,6 @@ import torch
 from models.errors import InvalidTraining, InvalidTrainingData
 from models.folder import ModelFolder, check_folder, fingerprint
 from models.matryoshka import plot
-from models.matryoshka.metrics_log import NAME as LOG
-from models.matryoshka.metrics_log import MetricsLog
 from models.matryoshka.network import SizedEncoder, choose_device, choose_precision
 from models.matryoshka.options import EncoderProgress, EncoderTrainingOptions
 from models.matryoshka.pair_recipe import PairRecipe
@@ -30,10 +27,14 @@ from models.matryoshka.recipe import Recipe
 from models.matryoshka.run import EncoderRun
 from models.matryoshka.size_list import Size, check_sizes, propose_sizes, trained_sizes, written
 from models.matryoshka.smae import SmaeRecipe
+from models.metrics_log import NAME as LOG
+from models.metrics_log import MetricsLog
 from models.safe_files import write_safely
 from models.sizes import SIZES_FILE
+from models.torch_threads import torch_threads
 from models.training_checkpoint import Checkpoint
 from models.training_checkpoint import fingerprint as mark_of
+from models.training_plot import NAME as PICTURE
 
 RECORD: Final = "training.json"
 UNFINISHED: Final = "unfinished"
@@ -93,7 +94,7 @@ def train_encoder(
     checked = check_folder(folder)
     if (out / _MODULES).exists():
         raise InvalidTraining(f"{out} holds an encoder already", hint="name another folder")
-    with _threads(options.threads):
+    with torch_threads(options.threads):
         device = choose_device(options.device)
         encoder = SizedEncoder(checked, device, choose_precision(options.precision, device))
         sizes = _sizes(encoder, options)
@@ -191,17 +192,7 @@ def _write(
 
 def _drawn(out: Path) -> Path | None:
     try:
-        plot.draw(out / LOG, out / plot.NAME)
+        plot.draw(out / LOG, out / PICTURE)
     except InvalidTraining:
         return None
-    return out / plot.NAME
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return out / PICTURE
