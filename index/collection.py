@@ -23,7 +23,7 @@ from index.appender import VectorAppender
 from index.binarizer import Binarizer, BinarizerFactory
 from index.commit import Change, Committer
 from index.errors import DiskFull, InvalidInput, ReadOnlyCollection, VectorsDropped
-from index.exact import search_exact
+from index.exact import Scorer, search_exact
 from index.fetching import CHECK_EVERY, hits_at, matching, points_at
 from index.filters import Filter
 from index.funnel import search_codes
@@ -339,6 +339,7 @@ class Collection:
         with_payload: bool = True,
         with_text: bool = False,
         with_vector: bool = False,
+        within: Float32s | None = None,
         deadline: float | None = None,
     ) -> list[SearchResult]:
         """Find the k best points for each query.
@@ -347,6 +348,8 @@ class Collection:
         ----------
         queries : (nq, d) float32; normalised here under Cosine.
         k : how many, at least 1. Never fewer come back while so many (matching) points exist.
+        within : (s, d) float32, orthonormal rows: the queries lie in the part of the space that these span, and under
+            Cosine documents are compared by their direction in it. Costs s products more a vector that is read.
         deadline : `time.monotonic()` after which DeadlineExceeded is raised.
 
         Returns
@@ -371,7 +374,8 @@ class Collection:
             filtering = (time.perf_counter() - started) * 1e3
             results = []
             for query in prepared:
-                ranking = self._rank(view, query, k, allowed, params, deadline)
+                scorer = Scorer(query, self.config.distance, within)
+                ranking = self._rank(view, scorer, k, allowed, params, deadline)
                 if allowed is not None:
                     ranking.stages.filtered_to = len(allowed)
                     ranking.stages.milliseconds["filter"] = round(filtering, 4)
@@ -383,21 +387,20 @@ class Collection:
     def _rank(
         self,
         view: View,
-        query: Float32s,
+        scorer: Scorer,
         k: int,
         allowed: Rows | None,
         params: SearchParams,
         deadline: float | None,
     ) -> Ranking:
-        distance = self.config.distance
         exact = params.exact
         if exact is None:
             exact = view.points <= self.options.exact_below and not view.named
         if exact:
             if view.named:
                 view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
-            return search_exact(view, query, k, distance, allowed, deadline)
-        return search_codes(view, query, k, distance, allowed, params, deadline)
+            return search_exact(view, scorer, k, allowed, deadline)
+        return search_codes(view, scorer, k, allowed, params, deadline)
 
     # Upkeep
 

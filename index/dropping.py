@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from index.collection import Collection
-from index.exact import search_exact
+from index.exact import Scorer, search_exact
 from index.funnel import search_codes
 from index.merging import merge
 from index.points import CodesOnlyLoss, Distance, Rows, SearchParams
@@ -112,9 +112,10 @@ def measure_loss(view: View, distance: Distance) -> CodesOnlyLoss:
     found = dict.fromkeys((10, 20, 100), 0)
     bits = 0
     for row, query in zip(chosen, view.read(chosen), strict=True):
-        exact = search_exact(view, query, top + 1, distance, None, None).rows
+        scorer = Scorer(query, distance)
+        exact = search_exact(view, scorer, top + 1, None, None).rows
         nearest = exact[exact != row][:top]
-        ranking = search_codes(view, query, max(found) + 1, distance, None, CODES_ALONE, None)
+        ranking = search_codes(view, scorer, max(found) + 1, None, CODES_ALONE, None)
         coded = ranking.rows[ranking.rows != row]
         bits = ranking.stages.bits
         for k in found:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from index.binarizer import Binarizer
 from index.code_index import Positions
 from index.codes import pack_bits, values
-from index.exact import read_scores, search_exact, tail_scores
+from index.exact import Scorer, read_scores, search_exact, tail_scores
 from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.ranking import Clock, Ranking, best, joined
@@ -120,9 +120,8 @@ class Found:
 
 def search_codes(
     view: View,
-    query: Float32s,
+    scorer: Scorer,
     k: int,
-    distance: Distance,
     allowed: Rows | None,
     params: SearchParams,
     deadline: float | None,
@@ -132,11 +131,13 @@ def search_codes(
     Rows of the tail have no codes: they are scored exactly and join at the end. Never fewer than k results
     when k (allowed) rows exist: inverted lists are scanned whole, and k1 is at least k. By default k2 is at least
     2 k and k1 at least 2 k2, so that large pages are reranked from more than what they show. Where k2 is less
-    than k, rows beyond it keep their estimates as scores; so do rows whose vectors are dropped.
+    than k, rows beyond it keep their estimates as scores; so do rows whose vectors are dropped. Estimates are of
+    products of whole vectors: `scorer.within` counts in what is read.
     """
+    query, distance = scorer.query, scorer.distance
     readable = max(READ_ALLOWED, k) if params.rerank is None else params.rerank
     if allowed is not None and len(allowed) <= readable and view.readable(allowed).all():
-        return search_exact(view, query, k, distance, allowed, deadline)
+        return search_exact(view, scorer, k, allowed, deadline)
     stages = Stages(mode="codes", symmetric=params.symmetric)
     clock = Clock(stages, deadline)
     with clock.stage("rotate"):
@@ -165,11 +166,11 @@ def search_codes(
         chosen = np.sort(rows[read])
     with clock.stage("rerank"):
         scored = [(rows[rest], _as_scores(estimates[rest], query, distance))]
-        for piece in read_scores(view, query, distance, chosen):
+        for piece in read_scores(view, scorer, chosen):
             clock.check()
             scored.append(piece)
     with clock.stage("tail"):
-        tail = tail_scores(view, query, distance, allowed)
+        tail = tail_scores(view, scorer, allowed)
         rows, scores = best(*joined([*scored, tail]), k)
     stages.scanned += len(tail[0])
     stages.reranked = len(chosen)

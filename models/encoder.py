@@ -132,32 +132,30 @@ class Encoder:
             )
         return size
 
-    def widen(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what short vectors stand for in the model's own basis.
+    def axes(self, dimensions: int) -> NDArray[np.float32]:
+        """Return what the dimensions of short vectors stand for in the model's own basis.
 
         Parameters
         ----------
-        vectors : (n, k) float32, 1 <= k <= d, as the encode methods return them.
+        dimensions : k, 1 <= k < d.
 
         Returns
         -------
-        (n, d) float32; its product with a whole vector is the product of the short one with that vector's prefix.
+        (k, d) float32, orthonormal rows. A short vector times them is a whole one, whose product with another whole
+        vector is that of the short one with that vector's prefix.
 
         Raises
         ------
         InvalidVectors
-            k is out of range.
+            k is out of range; whole vectors are in the model's own basis as they are.
         """
-        k = vectors.shape[1]
-        if not 1 <= k <= self.dimension:
-            raise InvalidVectors(f"vectors of {self.name} have 1 to {self.dimension} dimensions, not {k}")
-        if k == self.dimension:
-            return vectors
+        if not 1 <= dimensions < self.dimension:
+            raise InvalidVectors(
+                f"short vectors of {self.name} have 1 to {self.dimension - 1} dimensions, not {dimensions}"
+            )
         if self._fold is not None:
-            return self._fold.widen(vectors)
-        wide = np.zeros((len(vectors), self.dimension), dtype=np.float32)
-        wide[:, :k] = vectors
-        return wide
+            return self._fold.axes[:dimensions]
+        return np.eye(dimensions, self.dimension, dtype=np.float32)
 
     def _encode(self, texts: Sequence[str], task: Task, layers: int | None, dimensions: int | None) -> Encoded:
         layers, dimensions = self.resolve(layers, dimensions)
@@ -212,9 +210,9 @@ def _check_texts(texts: Sequence[str]) -> None:
 
 def _normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return (n, k) float32 rows scaled to length 1, C-contiguous."""
-    norms = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
-    good = (norms > 0) & (norms < np.inf)
-    if not good.all():
-        index = int(np.flatnonzero(~good)[0])
+    norms: NDArray[np.float32] = np.sqrt(np.vecdot(vectors, vectors))[:, None]
+    # A lone query is a row of a few hundred numbers: whether all is well is asked in two calls.
+    if not (norms.size == 0 or (norms.min() > 0 and norms.max() < np.inf)):
+        index = int(np.flatnonzero(~((norms > 0) & (norms < np.inf)))[0])
         raise InvalidText(f"the model finds no direction for text {index}", index=index, hint="send a text with words")
     return np.divide(vectors, norms, order="C")

@@ -180,14 +180,15 @@ class Engine:
     def _search(self, collection: Collection, queries: Sequence[Query], deadline: float | None) -> list[Answer]:
         filters = [parsed(query.filter) for query in queries]
         started = time.perf_counter()
-        vectors, texts = self._query_vectors.of(collection, queries, deadline)
+        vectors, texts, within = self._query_vectors.of(collection, queries, deadline)
         encoding = (time.perf_counter() - started) * 1000
         answers: list[Answer | None] = [None] * len(queries)
         # Texts that wait for their encoder, to be encoded together, hold no place.
         with self._places.taken(deadline):
             for members in alike(queries):
                 asked = [queries[i] for i in members]
-                results = search_alike(collection, asked, vectors[members], filters[members[0]], deadline)
+                first = members[0]
+                results = search_alike(collection, asked, vectors[members], within[first], filters[first], deadline)
                 for i, result in zip(members, results, strict=True):
                     result.stages.milliseconds["encode"] = round(encoding, 4)
                     hits = wire_hits(result.hits, queries[i], collection.config.distance)

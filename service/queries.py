@@ -98,10 +98,11 @@ def search_alike(
     collection: Collection,
     queries: Sequence[Query],
     vectors: Float32s,
+    within: Float32s | None,
     wanted: Filter | None,
     deadline: float | None,
 ) -> list[SearchResult]:
-    """Search for queries that `alike` put together; `vectors` is (nq, d) float32."""
+    """Search for queries that `alike` put together; `vectors` is (nq, d) float32, `within` as `Collection.search`."""
     first = queries[0]
     k = max(q.offset + q.limit + (q.point is not None) for q in queries)
     return collection.search(
@@ -112,6 +113,7 @@ def search_alike(
         with_payload=first.with_payload,
         with_text=first.with_text,
         with_vector=first.with_vector,
+        within=within,
         deadline=deadline,
     )
 
@@ -161,7 +163,9 @@ def alike(queries: Sequence[Query]) -> list[list[int]]:
     groups: dict[object, list[int]] = {}
     for i, q in enumerate(queries):
         tree = orjson.dumps(q.filter, option=orjson.OPT_SORT_KEYS)
-        groups.setdefault((tree, q.params, q.with_payload, q.with_text, q.with_vector), []).append(i)
+        # Encoders of one collection may be cut along different axes.
+        cut = None if q.dimensions is None else (q.encoder, q.layers, q.dimensions)
+        groups.setdefault((tree, cut, q.params, q.with_payload, q.with_text, q.with_vector), []).append(i)
     return list(groups.values())
 
 

@@ -1,7 +1,8 @@
 """Queries to vectors of a collection's space: vectors as they came, stored points, texts through an encoder.
 
 A text may be encoded at a smaller size than the documents were. What comes of it is a whole vector whose product with a
-document's is that of their two prefixes: one stored copy of the documents serves queries of every size.
+document's is that of their two prefixes, and the axes of these prefixes, so that the search can compare directions in
+them: one stored copy of the documents serves queries of every size.
 """
 
 from __future__ import annotations
@@ -35,8 +36,14 @@ class QueryVectors:
 
     def of(
         self, collection: Collection, queries: Sequence[Query], deadline: float | None
-    ) -> tuple[Float32s, list[TextStage | None]]:
-        """Return vectors (n, d) float32 of n queries, and how each text was encoded: None where there was no text.
+    ) -> tuple[Float32s, list[TextStage | None], list[Float32s | None]]:
+        """Return vectors of n queries, how each text was encoded, and what part of the space it was cut to.
+
+        Returns
+        -------
+        vectors : (n, d) float32.
+        stages : None where there was no text.
+        within : (s, d) float32, orthonormal rows; None where the vector is whole.
 
         Raises
         ------
@@ -50,6 +57,7 @@ class QueryVectors:
         dimension = collection.config.dimension
         vectors = np.empty((len(queries), dimension), np.float32)
         stages: list[TextStage | None] = [None] * len(queries)
+        within: list[Float32s | None] = [None] * len(queries)
         sizes: dict[tuple[str | None, int | None, int | None], list[int]] = {}
         for i, query in enumerate(queries):
             if query.vector is not None:
@@ -65,12 +73,12 @@ class QueryVectors:
             size = encoder.resolve(layers, dimensions)
             texts = [queries[i].text or "" for i in members]
             try:
-                vectors[members], of_texts = self._encode(collection, encoder, size, texts, deadline)
+                vectors[members], of_texts, axes = self._encode(collection, encoder, size, texts, deadline)
             except InvalidText as error:
                 raise InvalidText(str(error), index=members[error.index], hint=error.hint) from error
             for i, stage in zip(members, of_texts, strict=True):
-                stages[i] = stage
-        return vectors, stages
+                stages[i], within[i] = stage, axes
+        return vectors, stages, within
 
     def _encode(
         self,
@@ -79,19 +87,18 @@ class QueryVectors:
         size: tuple[int, int],
         texts: list[str],
         deadline: float | None,
-    ) -> tuple[Float32s, list[TextStage]]:
+    ) -> tuple[Float32s, list[TextStage], Float32s | None]:
         layers, dimensions = size
         encoded = self._encoding.encode(encoder, texts, layers=layers, dimensions=dimensions, deadline=deadline)
-        warning = None
-        vectors = encoded.vectors
+        vectors, axes, warning = encoded.vectors, None, None
         if dimensions < encoder.dimension:
-            vectors = encoder.widen(vectors)
-            warning = _fold_warning(collection, encoder)
+            axes = encoder.axes(dimensions)
+            vectors, warning = vectors @ axes, _fold_warning(collection, encoder)
         stages = [
             TextStage(encoder.name, layers, dimensions, cached, truncated, warning)
             for cached, truncated in zip(encoded.cached.tolist(), encoded.truncated.tolist(), strict=True)
         ]
-        return vectors, stages
+        return vectors, stages, axes
 
 
 def _fold_warning(collection: Collection, encoder: TextEncoder) -> str | None:

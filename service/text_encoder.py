@@ -41,7 +41,7 @@ class TextEncoder(Protocol):
     @property
     def fold(self) -> str | None: ...  # noqa: D102
     def resolve(self, layers: int | None, dimensions: int | None) -> tuple[int, int]: ...  # noqa: D102
-    def widen(self, vectors: Float32s) -> Float32s: ...  # noqa: D102
+    def axes(self, dimensions: int) -> Float32s: ...  # noqa: D102
     def count_tokens(self, texts: Sequence[str], task: Side, *, layers: int | None = None) -> list[int]: ...  # noqa: D102
     def encode_documents(  # noqa: D102
         self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None

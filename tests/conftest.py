@@ -67,10 +67,9 @@ class FakeEncoder:
     def count_tokens(self, texts: Sequence[str], task: str, *, layers: int | None = None) -> list[int]:  # noqa: ARG002
         return [min(len(text.split()), WINDOW) for text in texts]
 
-    def widen(self, vectors: np.ndarray) -> np.ndarray:
-        wide = np.zeros((len(vectors), self.dimension), np.float32)
-        wide[:, : vectors.shape[1]] = vectors
-        return wide[:, ::-1] if vectors.shape[1] < self.dimension and self.fold else wide
+    def axes(self, dimensions: int) -> np.ndarray:
+        first = np.eye(dimensions, self.dimension, dtype=np.float32)
+        return first[:, ::-1] if self.fold else first
 
     def _encode(self, texts: Sequence[str], layers: int, dimensions: int) -> Encoded:
         vectors = np.zeros((len(texts), self.dimension), np.float32)

@@ -58,8 +58,8 @@ class HashEncoder:
     def count_tokens(self, texts: Sequence[str], task: str, *, layers: int | None = None) -> list[int]:  # noqa: ARG002
         return [len(text.split()) for text in texts]
 
-    def widen(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        return vectors
+    def axes(self, dimensions: int) -> NDArray[np.float32]:
+        return np.eye(dimensions, DIMENSION, dtype=np.float32)
 
     def encode_documents(
         self, texts: Sequence[str], *, layers: int | None = None, dimensions: int | None = None

@@ -68,7 +68,9 @@ def test_the_grid_agrees_with_an_evaluation_through_the_server(serve, data_set, 
     (report,) = json.loads(out)
     texts = judged_texts(data_set)
     queries = encoder.encode_queries(texts.queries, layers=layers, dimensions=dimensions)
-    row = quality.measure(texts, queries, {"": encoder.encode_documents(texts.documents)})
+    documents = encoder.encode_documents(texts.documents)
+    short = quality.unit(documents * (np.arange(DIMENSION) < dimensions))
+    row = quality.measure(texts, queries, short)
     assert (report["layers"], report["dimensions"]) == (layers, dimensions)
     assert np.mean(row["ndcg"]) == pytest.approx(report["exact_ndcg_at_10"], abs=1e-4)
     assert np.mean(row["recall"]) == pytest.approx(report["exact_recall_at_100"], abs=1e-4)
@@ -111,7 +113,7 @@ def measured(quality_of=lambda _, size: {TEACHER: 0.5, STUDENT: 0.48, STATIC: 0.
     def row(documents, size):
         level = quality_of(documents, size) * (1 - 0.2 * (documents != TEACHER)) * (1 - 30 / (size[2] + 60) + 30 / 444)
         values = np.clip(rng.normal(level, 0.05, 200), 0, 1).tolist()
-        return {"ndcg": values, "recall": values, "cut ndcg": values, "cut recall": values}
+        return {"ndcg": values, "recall": values}
 
     sizes = [(one.name, one.layers, k) for one in EXITS for k in DIMENSIONS]
     grid = [(documents, *size) for documents in (TEACHER, STUDENT, STATIC) for size in sizes]

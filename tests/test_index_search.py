@@ -75,6 +75,28 @@ def test_exact_is_the_oracle(store, distance, n):
         assert result.stages.filtered_to == len(evens)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("filter", [None, EVEN])
+@pytest.mark.parametrize("params", [SearchParams(exact=True), SearchParams(exact=False, candidates=700, rerank=700)])
+def test_within_a_part_of_the_space_documents_count_by_their_direction_there(store, distance, filter, params):
+    """Cut queries under Cosine: whole vectors of length 1 are shorter in a part, each by another factor."""
+    collection, vectors = make(store, distance, 700, step=150)
+    within = np.linalg.qr(vectors_of(16, 5, dimension=16))[0][:5]
+    queries = vectors_of(4, 99) @ within.T @ within
+    parts = vectors @ within.T @ within if distance == "Cosine" else vectors
+    by_id = {i: part for i, part in enumerate(parts) if filter is None or i % 2 == 0}
+    results = collection.search(queries, 10, filter=filter, params=params, within=within)
+    for query, result in zip(queries, results, strict=True):
+        check_hits(result.hits, query, by_id, 10, distance)
+
+
+def test_a_document_without_a_part_in_it_scores_0(store):
+    collection = store.create("c", config("Cosine", dimension=4))
+    collection.upsert(batch_of([1, 2], np.array([[0, 0, 0, 1], [1, 0, 0, 1]], np.float32)))
+    (result,) = collection.search(np.eye(1, 4, dtype=np.float32), 2, within=np.eye(2, 4, dtype=np.float32))
+    assert [(hit.id, hit.score) for hit in result.hits] == [(2, pytest.approx(1)), (1, 0)]
+
+
 def test_exact_with_half_precision(store):
     collection, vectors = make(store, "Cosine", 700, dtype="float16")
     query = vectors_of(1, 99)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import ModelMismatch, load_encoder
+from models import InvalidVectors, ModelMismatch, load_encoder
 from models.folder import check_folder, fingerprint
 from tests.tiny_models import HIDDEN, WORDS, Tiny, write_json
 
@@ -90,6 +90,23 @@ def test_real_encoder_tells_exactly_which_texts_it_cuts(real):
     assert encoded.truncated.dtype == np.bool_
     np.testing.assert_allclose(encoded.vectors[0], encoded.vectors[2], atol=1e-5)
     np.testing.assert_allclose(encoded.vectors[0], encoded.vectors[3], atol=1e-5)
+
+
+def test_short_vectors_stand_for_what_their_axes_say(real):
+    texts = ["How many people live in Oslo?", "a cat"]
+    whole, short = real.encode_queries(texts).vectors, real.encode_queries(texts, dimensions=128).vectors
+    axes = real.axes(128)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(128), atol=1e-5)
+    parts = whole @ axes.T
+    np.testing.assert_allclose(short, parts / np.linalg.norm(parts, axis=1, keepdims=True), atol=1e-6)
+    for dimensions in (0, real.dimension):
+        with pytest.raises(InvalidVectors, match=f"short vectors of minilm have 1 to 383 dimensions, not {dimensions}"):
+            real.axes(dimensions)
+
+
+def test_an_encoder_without_a_fold_is_cut_along_its_own_axes(tiny):
+    encoder = load(tiny())
+    assert np.array_equal(encoder.axes(3), np.eye(3, encoder.dimension, dtype=np.float32))
 
 
 def test_real_batch_equals_loop(real):

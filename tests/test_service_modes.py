@@ -327,7 +327,7 @@ def test_older_collections_get_their_fold_recorded_and_nothing_else(servers):
         time.sleep(0.01)
     answer = http.post(f"{path}/search", json={"query": "stone", "params": {"dimensions": 2}}).json()
     assert "warnings" not in answer
-    assert answer["result"]["points"][0]["score"] == pytest.approx(2**-0.5)
+    assert answer["result"]["points"][0]["score"] == pytest.approx(1)  # of what the two axes see, "stone" is all
     assert servers.attributes("c") == {"encoder": TEACHER, "space": "words/8", "fold": "backwards"}
     assert servers.attributes("pair")["fold"] == "backwards"
 
@@ -361,6 +361,36 @@ def test_another_fold_is_used_and_said(servers):
                 assert "it was older" in answer["warnings"][0]
 
 
+def test_in_a_batch_every_size_counts_for_itself(servers):
+    """Under Cosine, documents are compared by their direction in what a query was cut to."""
+    http = servers.start(*fakes())
+    path = texts(http, "c")
+    put(http, path, {"id": 1, "text": "red stone"}, {"id": 2, "text": "stone sea sun"}, {"id": 3, "text": "moon red"})
+    bodies = [
+        {"query": {"text": text}, "params": {"exact": exact, **size}}
+        for text in ("stone", "sea stone")
+        for size in ({"dimensions": 2}, {}, {"dimensions": 4}, {"dimensions": 4, "layers": 0})
+        for exact in (True, False)
+    ]
+    alone = [ok(http.post(f"{path}/points/query", json=body))["points"] for body in bodies]
+    together = ok(http.post(f"{path}/points/query/batch", json={"searches": bodies}))
+    assert [one["points"] for one in together] == alone
+    vectors = FakeEncoder().encode_documents(["red stone", "stone sea sun", "moon red"]).vectors
+    for body, points in zip(bodies, alone, strict=True):
+        params = body["params"]
+        k = params.get("dimensions", len(WORDS))
+        parts = vectors @ FakeEncoder().axes(k).T
+        lengths = np.linalg.norm(parts, axis=1)
+        (query,) = (
+            FakeEncoder()
+            .encode_queries([body["query"]["text"]], layers=params.get("layers"), dimensions=params.get("dimensions"))
+            .vectors
+        )
+        query = query[::-1] if k == len(WORDS) else query  # whole vectors are not folded
+        scores = parts @ query / np.where(lengths > 0, lengths, 1)
+        assert {point["id"]: point["score"] for point in points} == pytest.approx(dict(enumerate(scores, 1)), abs=1e-6)
+
+
 def test_vectors_have_no_modes(http, name):
     path = vectors(http, name)
     info = ok(http.get(path))
@@ -371,5 +401,5 @@ def test_vectors_have_no_modes(http, name):
 def test_the_words_of_the_fake_are_as_expected():
     vectors = FakeEncoder().encode_queries(["stone red", "stone"], dimensions=2).vectors
     assert vectors.tolist() == [[1, 0], [1, 0]]
-    assert FakeEncoder().widen(vectors)[0].tolist() == axis(WORDS.index("stone"))
+    assert (vectors[0] @ FakeEncoder().axes(2)).tolist() == axis(WORDS.index("stone"))
     assert np.array_equal(FakeEncoder().encode_queries(["red sun"], layers=0).vectors[0], axis(0))

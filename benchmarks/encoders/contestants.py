@@ -59,12 +59,13 @@ class Ours:
 
     def encode_queries(self, texts: Sequence[str], *, layers: int | None, dimensions: int | None) -> Floats:
         """See `Encodes`."""
-        return self._all(
-            texts,
-            lambda kept: self.encoder.widen(
-                self.encoder.encode_queries(kept, layers=layers, dimensions=dimensions).vectors
-            ),
-        )
+        return self._all(texts, lambda kept: self.ask(kept, layers, dimensions))
+
+    def ask(self, texts: Sequence[str], layers: int | None, dimensions: int | None) -> Floats:
+        """Do what a server does for texts that all have a direction."""
+        vectors = self.encoder.encode_queries(texts, layers=layers, dimensions=dimensions).vectors
+        k = vectors.shape[1]
+        return vectors if k == self.encoder.dimension else vectors @ self.encoder.axes(k)
 
     def encode_documents(self, texts: Sequence[str]) -> Floats:
         """See `Encodes`."""

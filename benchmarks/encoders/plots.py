@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.encoders.contestants import DIMENSIONS, INT8, STATIC, TEACHER, Exit
 from benchmarks.encoders.quality import SETS
-from benchmarks.encoders.summary import CUT, NDCG, PEER_EXIT, Measured, full
+from benchmarks.encoders.summary import PEER_EXIT, Measured, full
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLACK, GREY, BLUE, ORANGE, GREEN, RED = "black", "#777777", "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -71,18 +71,15 @@ def dimensions(found: Measured, exits: list[Exit], path: Path) -> bool:
     figure, axes = _figure(2, 2, (8.8, 7.0))
     for axis, name in zip(axes, (None, *SETS), strict=True):
         for one, (colour, mark) in styles(exits).items():
-            for measure, dash in ((NDCG, "-"), (CUT, ":")):
-                points = []
-                for k in DIMENSIONS:
-                    size = (one.name, one.layers, k)
-                    value = found.value(name, TEACHER, size, measure) if name else found.mean(TEACHER, size, measure)
-                    if value is not None:
-                        points.append((k, value))
-                label = one.title if measure == NDCG else f"{one.title}, documents cut too"
-                if not points:
-                    continue
+            points = []
+            for k in DIMENSIONS:
+                size = (one.name, one.layers, k)
+                value = found.value(name, TEACHER, size) if name else found.mean(TEACHER, size)
+                if value is not None:
+                    points.append((k, value))
+            if points:
                 xs, ys = [k for k, _ in points], [value for _, value in points]
-                axis.plot(xs, ys, color=colour, marker=mark, markersize=4, linestyle=dash, label=label)
+                axis.plot(xs, ys, color=colour, marker=mark, markersize=4, label=one.title)
         axis.set_title(name or "mean of the three sets")
         axis.set_xticks(DIMENSIONS)
         axis.set_xlabel("dimensions of the query's vector")

@@ -42,6 +42,7 @@ def run(names: list[str], data: Path, work: Path, results: Results, contestants:
         todo = [key for key in grid(contestants) if (version, set_name, *key) not in results]
         print(f"{set_name}: {len(texts.documents)} documents, {len(texts.queries)} queries, {len(todo)} to measure")
         stored: dict[str, Floats] = {}
+        short: dict[tuple[str, int, bool], Floats] = {}
         asked: dict[tuple[str, int, int], Floats] = {}
         for key in todo:
             documents, queries, layers, dimensions = key
@@ -49,9 +50,10 @@ def run(names: list[str], data: Path, work: Path, results: Results, contestants:
                 stored[documents] = document_vectors(texts, documents, work, version, load)
             if (queries, layers, dimensions) not in asked:
                 asked[queries, layers, dimensions] = query_vectors(texts.queries, queries, layers, dimensions, load)
-            whole = stored[documents]
-            kinds = {"": whole, "cut ": cut(whole, dimensions, folded=queries != PREFIX)}
-            row = measure(texts, asked[queries, layers, dimensions], kinds)
+            part = (documents, dimensions, queries != PREFIX)
+            if part not in short:
+                short[part] = cut(stored[documents], dimensions, folded=queries != PREFIX)
+            row = measure(texts, asked[queries, layers, dimensions], short[part])
             results.add({"version": version, "set": set_name, **dict(zip(KEYS[2:], key, strict=True)), **row})
             print(f"{set_name}: {key}: nDCG@10 {np.mean(row['ndcg']):.4f}, recall@100 {np.mean(row['recall']):.4f}")
 
@@ -88,19 +90,20 @@ def query_vectors(texts: list[str], name: str, layers: int, dimensions: int, loa
     return load(name).encode_queries(texts, layers=layers, dimensions=dimensions)
 
 
-def measure(texts: JudgedTexts, queries: Floats, documents: dict[str, Floats]) -> Row:
-    """Return nDCG@10 and recall@100 by query, named by each kind of documents: (n, d) vectors, queries (nq, d)."""
-    row = {}
-    for name, stored in documents.items():
-        found = exact(queries, stored, DEPTH).tolist()
-        pairs = list(zip(found, texts.relevant, strict=True))
-        row[f"{name}ndcg"] = [round(ndcg(ranked, judged, TOP), 5) for ranked, judged in pairs]
-        row[f"{name}recall"] = [round(recall(ranked, judged, DEPTH), 5) for ranked, judged in pairs]
-    return row
+def measure(texts: JudgedTexts, queries: Floats, documents: Floats) -> Row:
+    """Return nDCG@10 and recall@100 by query: (n, d) vectors of documents, (nq, d) of queries."""
+    pairs = list(zip(exact(queries, documents, DEPTH).tolist(), texts.relevant, strict=True))
+    return {
+        "ndcg": [round(ndcg(ranked, judged, TOP), 5) for ranked, judged in pairs],
+        "recall": [round(recall(ranked, judged, DEPTH), 5) for ranked, judged in pairs],
+    }
 
 
 def cut(vectors: Floats, dimensions: int, *, folded: bool) -> Floats:
-    """Return what is left of (n, d) vectors of the default space at a length, in the native basis, of length 1."""
+    """Return what is left of (n, d) vectors of the default space at a length, in the native basis, of length 1.
+
+    A search with `params.dimensions` compares with the same, of whole vectors that it reads.
+    """
     fold = shipped_fold(MINILM_SPACE) if folded else None
     if dimensions == vectors.shape[1]:
         return vectors

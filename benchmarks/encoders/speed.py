@@ -92,10 +92,7 @@ def texts(data: Path, asked: int) -> tuple[list[str], list[str]]:
 
 
 def _asking(encoder: Ours, layers: int, dimensions: int) -> Callable[[list[str]], object]:
-    # What a server runs, widening included.
-    return lambda texts: encoder.encoder.widen(
-        encoder.encoder.encode_queries(texts, layers=layers, dimensions=dimensions).vectors
-    )
+    return lambda texts: encoder.ask(texts, layers, dimensions)
 
 
 def _loading(encoder: Ours, layers: int) -> Callable[[list[str]], object]:

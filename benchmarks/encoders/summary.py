@@ -13,7 +13,7 @@ from benchmarks.encoders.contestants import FULL, PEER, STATIC, TEACHER, Exit
 from benchmarks.encoders.quality import SETS
 from benchmarks.encoders.speed import DOCUMENTS, QUERY
 
-NDCG, RECALL, CUT = "ndcg", "recall", "cut ndcg"
+NDCG, RECALL = "ndcg", "recall"
 Size = tuple[str, int, int]  # name, layers, dimensions
 DRAWS = 2000
 
@@ -42,7 +42,7 @@ class Measured:
         return cls(
             {
                 (row["set"], row["documents"], row["queries"], row["layers"], row["dimensions"]): {
-                    name: np.array(row[name]) for name in (NDCG, RECALL, CUT)
+                    name: np.array(row[name]) for name in (NDCG, RECALL)
                 }
                 for row in own[0]
             },

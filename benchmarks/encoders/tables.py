@@ -10,7 +10,7 @@ from benchmarks.encoders.bars import check
 from benchmarks.encoders.contestants import DIMENSIONS, FULL, INT8, PEER, STATIC, STUDENT, TEACHER, Exit
 from benchmarks.encoders.quality import PREFIX, SETS
 from benchmarks.encoders.speed import DOCUMENTS, QUERY
-from benchmarks.encoders.summary import CUT, NDCG, PEER_EXIT, RECALL, Measured, full
+from benchmarks.encoders.summary import NDCG, PEER_EXIT, RECALL, Measured, full
 
 
 def bar_table(found: Measured, exits: list[Exit]) -> str:
@@ -61,10 +61,8 @@ def fold_table(found: Measured) -> str:
     lines = []
     for k in DIMENSIONS:
         sizes = [(TEACHER, 6, k), (PREFIX if k < FULL else TEACHER, 6, k)]
-        cells = [number(found.mean(TEACHER, size, measure), 4) for measure in (CUT, NDCG) for size in sizes]
-        lines.append([k, *cells])
-    names = [f"{side}, {basis}" for side in ("both cut", "query cut") for basis in ("fold", "own prefix")]
-    return table(["dimensions", *names], lines)
+        lines.append([k, *(number(found.mean(TEACHER, size), 4) for size in sizes)])
+    return table(["dimensions", "fold", "own prefix"], lines)
 
 
 def footprint_table(found: Measured) -> str:
@@ -77,13 +75,13 @@ def footprint_table(found: Measured) -> str:
 def grid_table(found: Measured, documents: str) -> str:
     """Return every size against documents of one encoder: means over the three sets, then set by set."""
     others = [name for name in found.sets() if name not in SETS]
-    head = ["queries by", "layers", "dimensions", "query ms", "kept", "nDCG@10", "recall@100", "both cut"]
+    head = ["queries by", "layers", "dimensions", "query ms", "kept", "nDCG@10", "recall@100"]
     head += [f"{name} {what}" for name in [*SETS, *others] for what in ("nDCG@10", "recall@100")]
     lines = []
     for size in found.sizes(documents):
         kept, time = found.kept(documents, size), found.milliseconds(size)
         cells = ["" if time is None else f"{time:.3f}", "" if kept is None else f"{kept[0]:.1%}"]
-        cells += [number(found.mean(documents, size, measure), 4) for measure in (NDCG, RECALL, CUT)]
+        cells += [number(found.mean(documents, size, measure), 4) for measure in (NDCG, RECALL)]
         cells += [
             number(found.value(name, documents, size, measure), 4)
             for name in [*SETS, *others]
