@@ -39,28 +39,21 @@ def _verdict(passed: bool, better: bool | None = None) -> str:
 
 def _student(found: Measured, one: Exit) -> Line:
     bar = f"{one.title}: at most 1/4 of the teacher's query time, keeps >= 95 % (aim: 98 %)"
-    kept, own, base = (
-        _kept(found, TEACHER, one),
-        found.milliseconds(full(one)),
-        found.milliseconds(full(TEACHER_EXIT)),
-    )
-    if kept is None or own is None or base is None:
-        return bar, "", NOT_MEASURED
-    passed = own <= base / 4 and kept[0] >= 0.95
-    return bar, f"1/{base / own:.1f} of the time, {kept[1]}", _verdict(passed, kept[0] >= 0.98)
+    return _cheaper(found, bar, one, TEACHER_EXIT, times=4, least=0.95, aim=0.98)
 
 
 def _static(found: Measured) -> Line:
     bar = "static: at most 1/100 of the query time of sentence-transformers in float32, keeps >= 87 % (aim: 92 %)"
-    kept, own, base = (
-        _kept(found, TEACHER, STATIC_EXIT),
-        found.milliseconds(full(STATIC_EXIT)),
-        found.milliseconds(full(PEER_EXIT)),
-    )
+    return _cheaper(found, bar, STATIC_EXIT, PEER_EXIT, times=100, least=0.87, aim=0.92)
+
+
+def _cheaper(found: Measured, bar: str, one: Exit, peer: Exit, *, times: int, least: float, aim: float) -> Line:
+    """Check that an exit takes a share of a peer's query time and keeps enough with documents of the teacher."""
+    kept, own, base = _kept(found, TEACHER, one), found.milliseconds(full(one)), found.milliseconds(full(peer))
     if kept is None or own is None or base is None:
         return bar, "", NOT_MEASURED
-    passed = own <= base / 100 and kept[0] >= 0.87
-    return bar, f"1/{base / own:.0f} of the time, {kept[1]}", _verdict(passed, kept[0] >= 0.92)
+    said = f"1/{base / own:.{1 if times < 10 else 0}f} of the time, {kept[1]}"
+    return bar, said, _verdict(own <= base / times and kept[0] >= least, kept[0] >= aim)
 
 
 def _symmetric(found: Measured) -> Line:
