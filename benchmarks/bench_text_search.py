@@ -102,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     texts = questions(arguments.queries)
     print(f"{machine()}; {arguments.points:,} points, {len(texts)} queries", flush=True)
-    settings = {"BITFOLD_QUERY_CACHE": "0", "BITFOLD_TORCH_THREADS": str(arguments.threads)}
+    settings = {"BITFOLD_QUERY_CACHE": "0", "BITFOLD_ENCODER_THREADS": str(arguments.threads)}
     with tempfile.TemporaryDirectory() as folder, server(Path(folder), **settings) as running:
         load(running.client(), arguments.points)
         running.wait_indexed("bench", segments=1)

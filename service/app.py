@@ -74,7 +74,7 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
             default=settings.encoder,
             model_dir=settings.model_dir,
             file=settings.encoders_file,
-            threads=settings.torch_threads,
+            threads=settings.encoder_threads,
             runtime=settings.runtime,
             allow_untrained=settings.allow_untrained_sizes,
             query_weights=settings.query_weights,
@@ -179,7 +179,7 @@ def _open_engine(settings: Settings, encoders: Encoders, options: StoreOptions |
         encoding=QueryEncoding(
             cache=QueryCache(entries=settings.query_cache),
             most_batch=settings.query_batch,
-            at_once=settings.torch_threads or usable_cores(),
+            at_once=settings.encoder_threads or usable_cores(),
         ),
         options=options or StoreOptions(exact_below=settings.exact_below),
         faiss_threads=settings.faiss_threads,

@@ -168,7 +168,7 @@ class Settings(BaseModel):
         default=10, ge=0, le=19, description="How far a process that trains steps back behind searches (`nice`)."
     )
     faiss_threads: int = Field(default=1, ge=1, le=256, description="FAISS threads of one search.")
-    torch_threads: int = Field(
+    encoder_threads: int = Field(
         default=0, ge=0, le=256, description="Threads that encode texts, in any runtime; 0: one per core."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -390,7 +390,7 @@ def test_queries_wait_for_those_of_others_only_so_long(serve):
             return super().encode_queries(texts, **size)
 
     encoder = Held()
-    server = loaded(serve(encoder, torch_threads=1, search_timeout_ms=100), "default")
+    server = loaded(serve(encoder, encoder_threads=1, search_timeout_ms=100), "default")
     query = {"model": "default", "input": "red", "extra_body": {"input_type": "query"}}
     with client(server) as made, ThreadPoolExecutor(1) as threads:
         first = threads.submit(made.embeddings.create, **query)

@@ -322,7 +322,7 @@ def test_sixteen_threads_get_what_one_would():
 
 def test_a_server_merges_the_searches_that_come_while_its_encoder_is_busy(serve):
     encoder = Gated()
-    server = serve(encoder, torch_threads=1, query_batch=3, search_threads=4)
+    server = serve(encoder, encoder_threads=1, query_batch=3, search_threads=4)
     path = texts(server.http, "busy")
 
     def ask(word):
@@ -346,7 +346,7 @@ def test_a_server_merges_the_searches_that_come_while_its_encoder_is_busy(serve)
 
 def test_texts_that_wait_for_their_encoder_do_not_hold_up_searches(serve):
     encoder = Gated()
-    server = serve(encoder, torch_threads=1, search_threads=1)
+    server = serve(encoder, encoder_threads=1, search_threads=1)
     path = texts(server.http, "free")
     ok(server.http.put(f"{path}/points", json={"points": [{"id": 1, "vector": axis(0)}]}))
     with ThreadPoolExecutor(3) as threads:
@@ -383,7 +383,7 @@ def test_a_server_runs_as_many_calls_at_once_as_it_has_threads(serve):
             self.meet.wait(WAIT)
             return super().encode_queries(texts, **size)
 
-    server = serve(Paired(), torch_threads=2)
+    server = serve(Paired(), encoder_threads=2)
     path = texts(server.http, "pairs")
     with ThreadPoolExecutor(2) as threads:
         answers = [
