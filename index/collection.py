@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
+from pyroaring import BitMap
 
 from index import durable
 from index.appender import VectorAppender
@@ -24,13 +25,17 @@ from index.binarizer import Binarizer, BinarizerFactory
 from index.commit import Change, Committer
 from index.errors import DiskFull, InvalidInput, ReadOnlyCollection, VectorsDropped
 from index.exact import Scorer, search_exact
-from index.fetching import CHECK_EVERY, hits_at, matching, points_at
+from index.fetching import hits_at, points_at
+from index.fields.bitmaps import bitmap_of
+from index.fields.field import FieldKind
+from index.fields.indexes import Changes, PayloadIndexes
 from index.filters import Filter
 from index.funnel import search_codes
 from index.ids import PointId
 from index.info import describe
 from index.opening import open_view
 from index.options import StoreOptions
+from index.paths import Path as FieldPath
 from index.payload import PayloadEdit
 from index.points import (
     BITS,
@@ -48,6 +53,7 @@ from index.points import (
 from index.ranking import Clock, Ranking, check_deadline
 from index.record import FileEntry, Reader, Record, Writer
 from index.sealing import sealed
+from index.selecting import CHECK_EVERY, Selection, select
 from index.view import View
 
 T = TypeVar("T")
@@ -99,6 +105,7 @@ class Collection:
                 first_fit=options.first_fit,
                 fit=self._fit_alone,
             )
+        self.fields = PayloadIndexes(self._view.seq, bitmap_of(self._view.alive_rows()))
         return files
 
     @classmethod
@@ -133,7 +140,7 @@ class Collection:
         """Remove all points that fulfil a filter; return how many there were."""
 
         def apply(change: Change) -> int:
-            rows = matching(change.writer, filter, None).tolist()
+            rows = self._selected(change, filter)
             change.kill(rows)
             return len(rows)
 
@@ -148,20 +155,35 @@ class Collection:
             if ids is not None:
                 rows = sorted(stored.row for stored in change.writer.stored(ids).values())
             else:
-                rows = (matching(change.writer, filter, None) if filter else change.writer.rows()).tolist()
+                rows = self._selected(change, filter or Filter())
             for start in range(0, len(rows), EDIT_ROWS):
                 found = change.writer.points_of(rows[start : start + EDIT_ROWS], payload=True)
                 edited = ((row, _edited(edit, payload)) for row, (_, payload) in found.items())
-                change.writer.set_payloads(edited)
+                change.edit(edited)
             return len(rows)
 
         return self._run(apply)
+
+    def _selected(self, change: Change, filter: Filter) -> list[int]:
+        # What others of the same commit have done, no index has followed yet.
+        indexes = self.fields if change.empty else PayloadIndexes(0, BitMap())
+        chosen = select(change.writer, filter, None, indexes=indexes, end_row=self._view.tail.end_row)
+        rows: list[int] = chosen.rows.tolist()
+        return rows
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace the caller's attributes."""
         config = replace(self.config, attributes=dict(attributes))
         self._run(lambda change: change.writer.set_config(config))
         self.config = config
+
+    def index_field(self, path: FieldPath, kind: FieldKind) -> None:
+        """Keep an index on a payload field, in memory only: filters use it once upkeep has filled it."""
+        with self._committer.lock:
+            there = self.fields.state(path)
+            if there is None or there.kind != kind:
+                self.fields.build(path, kind, self._view.tail.end_row)
+        self.on_change()
 
     def seal(self) -> None:
         """Give codes to all rows that have none yet."""
@@ -191,7 +213,11 @@ class Collection:
         if sealing:
             view = self._sealed(view, change.writer)
 
+        rows = sum(map(len, change.appended))
+        changes = Changes(view.tail.end_row - rows, change.payloads, change.dead.tolist(), change.edited)
+
         def show() -> None:
+            self.fields.commit(view.seq, changes)
             self._view = view
             if sealing:
                 self.on_change()
@@ -326,8 +352,14 @@ class Collection:
 
     def count(self, filter: Filter | None = None, deadline: float | None = None) -> int:
         """Return the number of points, of those that fulfil a filter if one is given."""
-        with self.record.snapshot() as reader:
-            return reader.count() if filter is None else len(matching(reader, filter, deadline))
+        if filter is None:
+            with self.record.snapshot() as reader:
+                return reader.count()
+        with self.snapshot() as (view, reader):
+            return len(self._select(view, reader, filter, deadline).rows)
+
+    def _select(self, view: View, reader: Reader, filter: Filter, deadline: float | None) -> Selection:
+        return select(reader, filter, deadline, indexes=self.fields, end_row=view.tail.end_row)
 
     def search(
         self,
@@ -370,14 +402,16 @@ class Collection:
                 self.seal()
         with self.snapshot() as (view, reader):
             started = time.perf_counter()
-            allowed = None if filter in (None, Filter()) else matching(reader, filter, deadline)
+            chosen = None
+            if filter is not None and filter != Filter():
+                chosen = self._select(view, reader, filter, deadline)
             filtering = (time.perf_counter() - started) * 1e3
             results = []
             for query in prepared:
                 scorer = Scorer(query, self.config.distance, within)
-                ranking = self._rank(view, scorer, k, allowed, params, deadline)
-                if allowed is not None:
-                    ranking.stages.filtered_to = len(allowed)
+                ranking = self._rank(view, scorer, k, chosen.rows if chosen else None, params, deadline)
+                if chosen is not None:
+                    ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.rows), chosen.read
                     ranking.stages.milliseconds["filter"] = round(filtering, 4)
                 with Clock(ranking.stages, deadline).stage("fetch"):
                     hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -30,6 +30,8 @@ class Change:
         self.writer = writer
         self._appender = appender
         self.appended: list[Float32s] = []
+        self.payloads: list[bytes] = []  # of what was appended
+        self.edited: list[tuple[int, bytes]] = []
         self._dead: list[int] = []
 
     def put(self, batch: Batch) -> None:
@@ -38,12 +40,24 @@ class Change:
         first_row = self._appender.append(stored, self.writer)
         dead = self.writer.replace_points(first_row, batch.ids, batch.hashes, batch.payloads, batch.texts)
         self.appended.append(stored.astype(np.float32, copy=False))
+        self.payloads.extend(batch.payloads)
         self._dead.extend(dead)
 
     def kill(self, rows: Sequence[int]) -> None:
         """Remove the points of these rows."""
         self.writer.kill(rows)
         self._dead.extend(rows)
+
+    def edit(self, payloads: Iterable[tuple[int, bytes]]) -> None:
+        """Replace the payloads of rows."""
+        edited = list(payloads)
+        self.writer.set_payloads(edited)
+        self.edited.extend(edited)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has changed yet."""
+        return not (self.appended or self.edited or self._dead)
 
     @property
     def dead(self) -> Rows:

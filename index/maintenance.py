@@ -17,6 +17,7 @@ from index.collection import Collection
 from index.compaction import compact, compaction_candidates
 from index.dropping import drop_vectors
 from index.errors import DiskFull
+from index.filling import fill_piece
 from index.merging import alive_rows, merge
 from index.segment import Segment
 from index.versions import upgrade as upgrade
@@ -101,6 +102,9 @@ def step(collection: Collection, *, idle: bool) -> bool:
             collection.record.trim_log()
             if idle:
                 collection.record.release_memory()
+        if fill_piece(collection):
+            return True
+        collection.fields.purge()
         if idle and collection.view.binarizers and collection.view.tail.count >= collection.options.tail_rows / 4:
             collection.seal()
             return True

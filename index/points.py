@@ -185,7 +185,8 @@ class Stages:
 
     `scanned` rows were looked at, `candidates` rows came out of the scans of codes, `refined` rows had further
     planes scored, `reranked` rows were scored in full precision. `bits` planes were used (the most of any
-    segment), 0 in mode `exact`.
+    segment), 0 in mode `exact`. A filter left `filtered_to` rows, for which `payloads_read` had to be looked at
+    because no payload index could tell; both are None without a filter.
     """
 
     mode: Literal["exact", "codes"] = "exact"
@@ -197,6 +198,7 @@ class Stages:
     reranked: int = 0
     bytes_read: int = 0
     filtered_to: int | None = None
+    payloads_read: int | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -142,6 +142,11 @@ class Reader:
         for row, key, data in self._db.execute(f"SELECT row, id, {column} FROM points ORDER BY row"):
             yield row, from_key(key), data
 
+    def payloads(self, first_row: int, end_row: int) -> list[tuple[int, bytes]]:
+        """Return `(row, payload)` of the points in a range of rows, ascending."""
+        query = "SELECT row, payload FROM points WHERE row >= ? AND row < ? ORDER BY row"
+        return self._db.execute(query, (first_row, end_row)).fetchall()
+
     def rows(self) -> Rows:
         """Return the rows of all points, ascending."""
         return np.fromiter((row for (row,) in self._db.execute("SELECT row FROM points ORDER BY row")), np.int64)

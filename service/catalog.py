@@ -17,12 +17,14 @@ import orjson
 
 from index.collection import Collection
 from index.errors import IndexingError, InvalidPayload, UnknownCollection
+from index.filling import fill
 from index.points import CollectionConfig, Distance, VectorType
 from index.store import Store
 from models.errors import ModelError
 from service.encoders import Encoders, Pair
 from service.errors import EngineError, NoEncoder, OtherSpace
 from service.metrics import Sizes
+from service.payload_schema import ATTRIBUTE, begin_indexes, field_path
 from service.spaces import declaration, declared, refusal
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class Catalog:
         self._loads: dict[str, Load] = {}
         self._lock = threading.Lock()  # guards _loads; never held while anything is written
         self._attributes_lock = threading.Lock()  # makes read, change and write of attributes one step
+        for name in store.names():
+            begin_indexes(store.get(name))
 
     def create(
         self,
@@ -205,15 +209,32 @@ class Catalog:
             self._check_attributes(attributes)
             collection.set_attributes(attributes)
 
-    def set_field(self, name: str, field_name: str, schema: Mapping[str, Any] | None) -> None:
-        """Record the wish for a payload index, or (None) take it back."""
+    def index_field(self, name: str, field_name: str, schema: Mapping[str, Any], *, until: float) -> bool:
+        """Make a payload index, durable as a wish; say whether it is complete by `time.monotonic()` seconds.
+
+        Upkeep goes on with it otherwise. Raises InvalidInput for what is no path, and as `using`.
+        """
+        path = field_path(field_name)
+        self._set_field(name, field_name, schema)
+        with self.using(name) as collection:
+            collection.index_field(path, schema["type"])
+            return fill(collection, until=until)
+
+    def drop_index(self, name: str, field_name: str) -> None:
+        """Forget a payload index; a field without one is no error. Raises InvalidInput, and as `using`."""
+        path = field_path(field_name)
+        self._set_field(name, field_name, None)
+        with self.using(name) as collection:
+            collection.fields.drop(path)
+
+    def _set_field(self, name: str, field_name: str, schema: Mapping[str, Any] | None) -> None:
         with self._attributes_lock, self.using(name) as collection:
             attributes = dict(collection.config.attributes)
-            fields = dict(attributes.get("payload_schema") or {})
+            fields = dict(attributes.get(ATTRIBUTE) or {})
             fields.pop(field_name, None)
             if schema is not None:
                 fields[field_name] = dict(schema)
-            attributes["payload_schema"] = fields
+            attributes[ATTRIBUTE] = fields
             self._check_attributes(attributes)
             collection.set_attributes(attributes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from service.direct import Direct
 from service.encoders import Pair
 from service.engine import Engine
 from service.openapi import BOOLEAN, OBJECT, documented, fields, list_of, ref
+from service.payload_schema import payload_schema
 from service.responses import envelope
 from service.schemas_collections import METADATA_KEY, CreateCollection, CreateIndex, EncoderPair, UpdateCollection
 from service.spaces import declared, refusal
@@ -25,7 +27,7 @@ router = APIRouter(tags=["collections"], route_class=Direct)
 # What `index` calls by another name than a request does.
 _KEYS: Final = {"dimension": "vectors.size", "dtype": "datatype", "code_dimension": "code_dimensions"}
 _OWN_NOTE: Final = f"metadata.{METADATA_KEY} counts when a collection is made: it is kept and changes nothing now"
-_INDEX_NOTE: Final = "the index is recorded: filters are right without it, and it does not make them faster yet"
+_INDEX_SECONDS: Final = 5.0  # that a request waits for an index; upkeep goes on with it
 
 
 @router.get(
@@ -130,21 +132,21 @@ async def drop(request: Request, collection: str) -> Response:
 
 @router.put(
     "/collections/{collection}/index",
-    **documented("Record a payload index", body=CreateIndex, query=WRITE, result=ref("Update"), writes=True),
+    **documented("Make a payload index", body=CreateIndex, query=WRITE, result=ref("Update"), writes=True),
 )
 async def create_index(request: Request, collection: str) -> Response:
-    """Keep the wish for an index on a payload field."""
+    """Index a payload field; `acknowledged` says that it is being filled, and filters read payloads until then."""
     service = services(request)
     asked = query_string(request, WRITE)
 
-    def record(body: CreateIndex) -> dict[str, Any]:
+    def make(body: CreateIndex) -> dict[str, Any]:
         wished = body.field_schema
         schema = {"type": wished} if isinstance(wished, str) else wished.model_dump(exclude_unset=True)
-        service.engine.catalog.set_field(collection, body.field_name, schema)
-        asked.warnings.append(_INDEX_NOTE)
-        return updated(0)
+        until = time.monotonic() + _INDEX_SECONDS
+        complete = service.engine.catalog.index_field(collection, body.field_name, schema, until=until)
+        return updated(0) if complete else updated(0) | {"status": "acknowledged"}
 
-    return await answer_body(request, service.writes, asked, CreateIndex, record)
+    return await answer_body(request, service.writes, asked, CreateIndex, make)
 
 
 @router.delete(
@@ -152,12 +154,12 @@ async def create_index(request: Request, collection: str) -> Response:
     **documented("Forget a payload index", query=WRITE, result=ref("Update"), writes=True),
 )
 async def drop_index(request: Request, collection: str, field: str) -> Response:
-    """Take back the wish for an index; a field without one is no error."""
+    """Forget an index; a field without one is no error."""
     service = services(request)
     asked = query_string(request, WRITE)
 
     def forget() -> dict[str, Any]:
-        service.engine.catalog.set_field(collection, field, None)
+        service.engine.catalog.drop_index(collection, field)
         return updated(0)
 
     return await answer(request, service.writes, asked, forget)
@@ -171,7 +173,7 @@ def updated(affected: int) -> dict[str, Any]:
 def info(engine: Engine, name: str) -> dict[str, Any]:
     """Return the description of one collection."""
     with engine.catalog.using(name) as collection:
-        state = collection.info()
+        state, schema = collection.info(), payload_schema(collection)
     attributes = collection.config.attributes
     load = engine.catalog.load_of(name)
     return {
@@ -181,10 +183,7 @@ def info(engine: Engine, name: str) -> dict[str, Any]:
         "indexed_vectors_count": state.indexed,
         "segments_count": state.segments,
         "config": _config(collection),
-        "payload_schema": {
-            field: {"data_type": schema["type"], "points": 0}
-            for field, schema in (attributes.get("payload_schema") or {}).items()
-        },
+        "payload_schema": schema,
         **_texts(engine, attributes),
         "created_at": attributes.get("created"),
         "received": load.received,

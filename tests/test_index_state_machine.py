@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from index import funnel
+from index.filling import fill
 from index.filters import parse_filter
 from index.ids import order_key
 from index.maintenance import optimize, step, upgrade
+from index.paths import parse_path
 from index.payload import PayloadEdit
 from index.points import SearchParams
 from index.verify import verify
@@ -95,6 +97,23 @@ class Machine(RuleBasedStateMachine):
         for point_id in there:
             vector, _, text = self.points[point_id]
             self.points[point_id] = (vector, {"n": number}, text)
+
+    @rule(kind=st.sampled_from(["integer", "keyword", None]))
+    def index_payloads(self, kind):
+        """An index is filled by upkeep, and gone after a restart."""
+        if kind is None:
+            self.collection.fields.drop(parse_path("n"))
+        else:
+            self.collection.index_field(parse_path("n"), kind)
+
+    @rule()
+    def fill(self):
+        assert fill(self.collection)
+
+    @rule(number=numbers)
+    def count(self, number):
+        expected = sum(payload["n"] == number for _, payload, _ in self.points.values())
+        assert self.collection.count(has(number)) == expected
 
     @rule()
     def seal(self):

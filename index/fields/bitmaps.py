@@ -1,0 +1,35 @@
+"""Roaring bitmaps of rows (arXiv 1603.06549) from and to NumPy."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from pyroaring import BitMap
+
+from index.points import Rows
+
+MOST_ROWS = 2**32  # of a collection, dead ones included: what a bitmap can hold
+
+
+def bitmap_of(rows: NDArray[np.integer]) -> BitMap:
+    """Return the bitmap of (n,) rows, each below `MOST_ROWS`; they may repeat."""
+    # From an array of the standard library a bitmap is filled at once, from one of NumPy number by number.
+    numbers = array("I")
+    numbers.frombytes(np.ascontiguousarray(rows, dtype=np.uint32).tobytes())
+    return BitMap(numbers)
+
+
+def rows_of(bitmap: BitMap) -> Rows:
+    """Return the (n,) rows, ascending."""
+    return np.frombuffer(bitmap.to_array(), dtype=np.uint32).astype(np.int64)
+
+
+def union(bitmaps: Iterable[BitMap]) -> BitMap:
+    """Return what is in any of them; nothing for none."""
+    found = list(bitmaps)
+    if len(found) < 2:
+        return BitMap(found[0]) if found else BitMap()
+    return BitMap.union(*found)

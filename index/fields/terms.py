@@ -1,0 +1,66 @@
+"""Rows by what is in them: strings, words, integers, booleans. Equality only."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from pyroaring import BitMap
+
+from index.fields.bitmaps import union
+
+Term = Hashable
+
+
+class Terms:
+    """A bitmap of rows for every term; where there is only one, the row itself: of many fields most terms are rare."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Term, int | BitMap] = {}
+
+    def __len__(self) -> int:
+        """Return how many terms there are."""
+        return len(self._rows)
+
+    def add(self, row: int, term: Term) -> None:
+        """Note that a row has a term."""
+        there = self._rows.setdefault(term, row)
+        if isinstance(there, BitMap):
+            there.add(row)
+        elif there != row:
+            self._rows[term] = BitMap((there, row))
+
+    def rows(self, terms: Iterable[Term]) -> BitMap:
+        """Return the rows that have any of these terms."""
+        found, single = [], BitMap()
+        for term in terms:
+            there = self._rows.get(term)
+            if isinstance(there, BitMap):
+                found.append(there)
+            elif there is not None:
+                single.add(there)
+        return union([single, *found])
+
+    def common(self, terms: Iterable[Term]) -> BitMap:
+        """Return the rows that have all of these terms, at least one of which must be given."""
+        found = sorted((self.rows([term]) for term in terms), key=len)
+        return BitMap.intersection(*found)
+
+    def discard(self, rows: BitMap) -> None:
+        """Forget rows. Looks at every term."""
+        for term, there in list(self._rows.items()):
+            if isinstance(there, BitMap):
+                there -= rows
+                if not there:
+                    del self._rows[term]
+            elif there in rows:
+                del self._rows[term]
+
+    def absorb(self, other: Terms) -> None:
+        """Take over all that another has; it must not be used afterwards."""
+        for term, there in other._rows.items():
+            own = self._rows.setdefault(term, there)
+            if own is there:
+                continue
+            both = BitMap((own,)) if isinstance(own, int) else own
+            both |= BitMap((there,)) if isinstance(there, int) else there
+            self._rows[term] = both
