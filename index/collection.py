@@ -27,7 +27,6 @@ from index.errors import DiskFull, InvalidInput, ReadOnlyCollection, VectorsDrop
 from index.exact import Scorer, search_exact
 from index.fetching import hits_at, points_at
 from index.fields.bitmaps import bitmap_of
-from index.fields.field import FieldKind
 from index.fields.indexes import Changes, PayloadIndexes
 from index.filters import Filter
 from index.funnel import search_codes
@@ -35,7 +34,6 @@ from index.ids import PointId
 from index.info import describe
 from index.opening import open_view
 from index.options import StoreOptions
-from index.paths import Path as FieldPath
 from index.payload import PayloadEdit
 from index.points import (
     BITS,
@@ -105,7 +103,7 @@ class Collection:
                 first_fit=options.first_fit,
                 fit=self._fit_alone,
             )
-        self.fields = PayloadIndexes(self._view.seq, bitmap_of(self._view.alive_rows()))
+        self.fields = PayloadIndexes(self._view.seq, bitmap_of(self._view.alive_rows()), self._view.tail.end_row)
         return files
 
     @classmethod
@@ -176,14 +174,6 @@ class Collection:
         config = replace(self.config, attributes=dict(attributes))
         self._run(lambda change: change.writer.set_config(config))
         self.config = config
-
-    def index_field(self, path: FieldPath, kind: FieldKind) -> None:
-        """Keep an index on a payload field, in memory only: filters use it once upkeep has filled it."""
-        with self._committer.lock:
-            there = self.fields.state(path)
-            if there is None or there.kind != kind:
-                self.fields.build(path, kind, self._view.tail.end_row)
-        self.on_change()
 
     def seal(self) -> None:
         """Give codes to all rows that have none yet."""

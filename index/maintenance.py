@@ -17,7 +17,7 @@ from index.collection import Collection
 from index.compaction import compact, compaction_candidates
 from index.dropping import drop_vectors
 from index.errors import DiskFull
-from index.filling import fill_piece
+from index.indexing import fill_piece, save_fields
 from index.merging import alive_rows, merge
 from index.segment import Segment
 from index.versions import upgrade as upgrade
@@ -26,6 +26,8 @@ from index.versions import version_for
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0
+SAVED_ROWS = 10_000  # changed rows for which payload indexes are saved again in a quiet time, at least
+SAVED_SHARE = 20  # or this part of all
 
 
 def size_class(rows: int, collection: Collection) -> int:
@@ -105,6 +107,9 @@ def step(collection: Collection, *, idle: bool) -> bool:
         if fill_piece(collection):
             return True
         collection.fields.purge()
+        if idle and collection.fields.changed > max(SAVED_ROWS, collection.view.points // SAVED_SHARE):
+            save_fields(collection)
+            return True
         if idle and collection.view.binarizers and collection.view.tail.count >= collection.options.tail_rows / 4:
             collection.seal()
             return True

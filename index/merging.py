@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from index.codes_file import codes_name, save, span_of
 from index.collection import Collection
 from index.errors import DiskFull
+from index.indexing import save_fields
 from index.points import Float32s, Rows
 from index.record import Writer
 from index.segment import Segment
@@ -154,10 +155,12 @@ def _remove_superseded(collection: Collection, span: tuple[int, int], keep: str)
 
 
 def save_all(collection: Collection) -> None:
-    """Save the codes of segments that have no file, so that the next start need not make them again."""
+    """Save payload indexes, and the codes of segments that have no file: the next start need not make them again."""
     for segment in collection.view.segments:
         if segment.first_row in collection.view.named:
             continue
         path = collection.folder / "codes" / codes_name((segment.first_row, segment.end_row), segment.binarizer)
         if not path.exists():
             save(path, segment.data())
+    if not collection.committer.read_only:
+        save_fields(collection)

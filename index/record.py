@@ -46,6 +46,12 @@ CREATE TABLE binarizers(version INTEGER PRIMARY KEY, fitted_on INTEGER NOT NULL,
                         data BLOB NOT NULL);
 """
 CODES_SCHEMA = "CREATE TABLE codes(name TEXT PRIMARY KEY) WITHOUT ROWID;"
+# A trigger is part of the database: earlier versions, which know nothing of payload indexes, note their edits, too.
+EDITS_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS edited(row INTEGER PRIMARY KEY, seq INTEGER NOT NULL)",
+    "CREATE TRIGGER IF NOT EXISTS note_edited AFTER UPDATE OF payload ON points BEGIN"
+    " INSERT OR REPLACE INTO edited SELECT NEW.row, value FROM meta WHERE key='seq'; END",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,12 @@ class Reader:
         found = self._db.execute("SELECT value FROM meta WHERE key='codes_only'").fetchone()
         return CodesOnlyLoss(**json.loads(found[0])) if found else None
 
+    def edited_after(self, seq: int) -> list[int] | None:
+        """Return the rows whose payloads were edited after a commit; None if they are not noted."""
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name='note_edited'").fetchone() is None:
+            return None
+        return [row for (row,) in self._db.execute("SELECT row FROM edited WHERE seq > ? ORDER BY row", (seq,))]
+
     def points_between(self, first_row: int, end_row: int) -> Rows:
         """Return the rows of the points in a range of rows, ascending."""
         query = "SELECT row FROM points WHERE row >= ? AND row < ? ORDER BY row"
@@ -233,6 +245,21 @@ class Writer(Reader):
     def set_payloads(self, payloads: Iterable[tuple[int, bytes]]) -> None:
         """Replace the payloads of rows."""
         self._db.executemany("UPDATE points SET payload=? WHERE row=?", ((data, row) for row, data in payloads))
+
+    def note_edits(self) -> None:
+        """Note from now on which payloads are edited, and when."""
+        for statement in EDITS_SCHEMA:
+            self._db.execute(statement)
+
+    def forget_edits(self, seq: int) -> None:
+        """Forget which payloads were edited up to a commit."""
+        if self.edited_after(seq) is not None:
+            self._db.execute("DELETE FROM edited WHERE seq <= ?", (seq,))
+
+    def ignore_edits(self) -> None:
+        """Note no longer which payloads are edited."""
+        self._db.execute("DROP TRIGGER IF EXISTS note_edited")
+        self._db.execute("DROP TABLE IF EXISTS edited")
 
     def add_batch(self, file: str, position: int, rows: int, crc: int) -> None:
         """Note rows appended to a file, with their checksum."""

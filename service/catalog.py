@@ -17,7 +17,7 @@ import orjson
 
 from index.collection import Collection
 from index.errors import IndexingError, InvalidPayload, UnknownCollection
-from index.filling import fill
+from index.indexing import drop_field, fill, index_field
 from index.points import CollectionConfig, Distance, VectorType
 from index.store import Store
 from models.errors import ModelError
@@ -217,7 +217,7 @@ class Catalog:
         path = field_path(field_name)
         self._set_field(name, field_name, schema)
         with self.using(name) as collection:
-            collection.index_field(path, schema["type"])
+            index_field(collection, path, schema["type"])
             return fill(collection, until=until)
 
     def drop_index(self, name: str, field_name: str) -> None:
@@ -225,7 +225,7 @@ class Catalog:
         path = field_path(field_name)
         self._set_field(name, field_name, None)
         with self.using(name) as collection:
-            collection.fields.drop(path)
+            drop_field(collection, path)
 
     def _set_field(self, name: str, field_name: str, schema: Mapping[str, Any] | None) -> None:
         with self._attributes_lock, self.using(name) as collection:

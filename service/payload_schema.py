@@ -9,6 +9,7 @@ from typing import Any
 from index.collection import Collection
 from index.errors import InvalidInput
 from index.fields.field import FieldKind
+from index.indexing import index_field
 from index.paths import Path, read_path
 
 ATTRIBUTE = "payload_schema"
@@ -22,7 +23,7 @@ def field_path(name: str) -> Path:
 def begin_indexes(collection: Collection) -> None:
     """Make what was asked for in earlier lives; upkeep fills it."""
     for _, path, kind in _wished(collection):
-        collection.index_field(path, kind)
+        index_field(collection, path, kind)
 
 
 def payload_schema(collection: Collection) -> dict[str, dict[str, Any]]:

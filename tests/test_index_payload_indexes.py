@@ -9,11 +9,11 @@ import numpy as np
 import orjson
 import pytest
 
-from index import filling
+from index import indexing
 from index.errors import DeadlineExceeded
 from index.fields import indexes
-from index.filling import fill, fill_piece
 from index.filters import parse_filter
+from index.indexing import fill, fill_piece, index_field
 from index.paths import parse_path
 from index.payload import PayloadEdit
 from index.points import SearchParams
@@ -64,7 +64,7 @@ def chosen(collection, tree):
 def test_an_index_answers_without_payloads_once_it_is_filled(collection):
     expected = {i for i in range(400) if i % 4 == 0}
     assert chosen(collection, IN_OSLO) == (expected, 400)
-    collection.index_field(CITY, "keyword")
+    index_field(collection, CITY, "keyword")
     assert chosen(collection, IN_OSLO) == (expected, 400)
     assert fill(collection)
     assert chosen(collection, IN_OSLO) == (expected, 0)
@@ -76,8 +76,8 @@ def test_an_index_answers_without_payloads_once_it_is_filled(collection):
 
 
 def test_writes_edits_and_deletes_are_followed(collection):
-    collection.index_field(CITY, "keyword")
-    collection.index_field(AGE, "integer")
+    index_field(collection, CITY, "keyword")
+    index_field(collection, AGE, "integer")
     assert fill(collection)
     write(collection, range(300, 500))  # overwrites and new ones
     collection.delete([0, 4, 499])
@@ -100,8 +100,8 @@ def test_writes_edits_and_deletes_are_followed(collection):
 
 
 def test_what_is_written_while_an_index_is_filled_is_in_it(collection, monkeypatch):
-    monkeypatch.setattr(filling, "PIECE_ROWS", 64)
-    collection.index_field(CITY, "keyword")
+    monkeypatch.setattr(indexing, "PIECE_ROWS", 64)
+    index_field(collection, CITY, "keyword")
     for step in range(4):
         assert fill_piece(collection)
         collection.edit_payload(PayloadEdit("set", {"city": "Oslo"}), ids=[step * 64 + 1, step * 64 + 127])
@@ -119,8 +119,8 @@ def test_what_is_written_while_an_index_is_filled_is_in_it(collection, monkeypat
 
 
 def test_a_reader_sees_what_was_there_when_it_began(collection):
-    collection.index_field(CITY, "keyword")
-    collection.index_field(AGE, "integer")
+    index_field(collection, CITY, "keyword")
+    index_field(collection, AGE, "integer")
     assert fill(collection)
     trees = [IN_OSLO, GROWN, parse_filter({"must_not": [{"key": "city", "match": {"value": "Oslo"}}]})]
 
@@ -150,7 +150,7 @@ def test_a_reader_sees_what_was_there_when_it_began(collection):
 
 def test_many_edits_and_deaths_are_taken_into_the_index(collection, monkeypatch):
     monkeypatch.setattr(indexes, "FOLD_ROWS", 20)
-    collection.index_field(CITY, "keyword")
+    index_field(collection, CITY, "keyword")
     assert fill(collection)
     for i in range(100):
         collection.edit_payload(PayloadEdit("set", {"city": "Rome"}), ids=[i])
@@ -164,12 +164,12 @@ def test_many_edits_and_deaths_are_taken_into_the_index(collection, monkeypatch)
 
 
 def test_an_index_of_another_kind_takes_the_place_of_the_old_one(collection):
-    collection.index_field(AGE, "keyword")
+    index_field(collection, AGE, "keyword")
     assert fill(collection)
     assert chosen(collection, GROWN)[1] == 400
-    collection.index_field(AGE, "keyword")  # it is there
+    index_field(collection, AGE, "keyword")  # it is there
     assert not fill_piece(collection)
-    collection.index_field(AGE, "integer")
+    index_field(collection, AGE, "integer")
     assert collection.fields.state(AGE) == ("integer", False, 0)
     assert fill(collection)
     assert collection.fields.state(AGE) == ("integer", True, 400)
@@ -177,8 +177,8 @@ def test_an_index_of_another_kind_takes_the_place_of_the_old_one(collection):
 
 
 def test_dropped_while_it_is_filled(collection, monkeypatch):
-    monkeypatch.setattr(filling, "PIECE_ROWS", 64)
-    collection.index_field(CITY, "keyword")
+    monkeypatch.setattr(indexing, "PIECE_ROWS", 64)
+    index_field(collection, CITY, "keyword")
     assert fill_piece(collection)
     collection.fields.drop(CITY)
     collection.fields.feed(CITY, [(0, b"{}")], 1)
@@ -191,7 +191,7 @@ def test_dropped_while_it_is_filled(collection, monkeypatch):
 
 
 def test_a_deadline_holds_with_an_index_too(collection):
-    collection.index_field(CITY, "keyword")
+    index_field(collection, CITY, "keyword")
     assert fill(collection)
     with pytest.raises(DeadlineExceeded):
         collection.count(IN_OSLO, deadline=0.0)
@@ -199,7 +199,7 @@ def test_a_deadline_holds_with_an_index_too(collection):
 
 def test_readers_and_writers_together(collection):
     """Edits move points between two cities in one commit: whoever looks finds each of them in exactly one."""
-    collection.index_field(CITY, "keyword")
+    index_field(collection, CITY, "keyword")
     assert fill(collection)
     collection.edit_payload(PayloadEdit("set", {"city": "A"}), ids=list(range(400)))
     done, wrong = threading.Event(), []

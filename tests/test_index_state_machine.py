@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from index import funnel
-from index.filling import fill
 from index.filters import parse_filter
 from index.ids import order_key
+from index.indexing import drop_field, fill, index_field, save_fields
 from index.maintenance import optimize, step, upgrade
 from index.paths import parse_path
 from index.payload import PayloadEdit
@@ -50,6 +50,7 @@ class Machine(RuleBasedStateMachine):
         funnel.READ_ALLOWED = read_allowed
         self.points = {}
         self.queries = 0
+        self.kind = None
         self.open()
         self.store.create("c", config(distance, dimension=D, bits=bits))
 
@@ -100,11 +101,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["integer", "keyword", None]))
     def index_payloads(self, kind):
-        """An index is filled by upkeep, and gone after a restart."""
+        """An index is filled by upkeep; after a restart it goes on from what was saved."""
+        self.kind = kind
         if kind is None:
-            self.collection.fields.drop(parse_path("n"))
+            drop_field(self.collection, parse_path("n"))
         else:
-            self.collection.index_field(parse_path("n"), kind)
+            index_field(self.collection, parse_path("n"), kind)
+
+    @rule()
+    def save_fields(self):
+        save_fields(self.collection)
 
     @rule()
     def fill(self):
@@ -148,6 +154,8 @@ class Machine(RuleBasedStateMachine):
     def reopen(self):
         self.store.close()
         self.open()
+        if self.kind is not None:
+            index_field(self.collection, parse_path("n"), self.kind)
 
     @rule(after=ids, limit=st.integers(1, 9))
     def scroll_from(self, after, limit):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
@@ -75,6 +76,26 @@ class Column:
             if bounds.hold(number):
                 found.add(row)
         return found
+
+    def to_blobs(self) -> dict[str, bytes]:
+        """Return what `from_blobs` reads."""
+        self.sort()
+        return {
+            "ints": self._ints.values.astype("<i8").tobytes(),
+            "int rows": self._ints.rows.astype("<u4").tobytes(),
+            "floats": self._floats.values.astype("<f8").tobytes(),
+            "float rows": self._floats.rows.astype("<u4").tobytes(),
+            "wide": orjson.dumps([[str(number), row] for number, row in self._wide]),
+        }
+
+    @classmethod
+    def from_blobs(cls, blobs: Mapping[str, bytes]) -> Self:
+        """Read `to_blobs`."""
+        made = cls()
+        made._ints = _Sorted(np.frombuffer(blobs["ints"], "<i8"), np.frombuffer(blobs["int rows"], "<u4"))
+        made._floats = _Sorted(np.frombuffer(blobs["floats"], "<f8"), np.frombuffer(blobs["float rows"], "<u4"))
+        made._wide = [(int(number), row) for number, row in orjson.loads(blobs["wide"])]
+        return made
 
     def discard(self, rows: BitMap) -> None:
         """Forget rows. Looks at every number."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final, Literal, NamedTuple, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from pyroaring import BitMap
 
@@ -32,6 +32,9 @@ FieldKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "
 KINDS: Final[tuple[FieldKind, ...]] = get_args(FieldKind)
 # What a kind finds by equality: values of this type.
 _TERM_TYPES: Final[dict[FieldKind, type]] = {"keyword": str, "uuid": str, "integer": int, "bool": bool}
+
+
+_PRESENCE: Final = ("filled", "nulls", "one", "many")
 
 
 class Answer(NamedTuple):
@@ -93,6 +96,24 @@ class FieldIndex:
                         self._terms.add(row, word)
                 elif self.kind == "datetime" and (instant := parse_instant(element)) is not None:
                     self._numbers.add(row, instant)
+
+    def to_blobs(self) -> dict[str, bytes]:
+        """Return what `from_blobs` reads."""
+        counts = {f"count {count}": rows.serialize() for count, rows in self._counts.items()}
+        presence = {name: getattr(self, f"_{name}").serialize() for name in _PRESENCE}
+        return counts | presence | self._terms.to_blobs() | self._numbers.to_blobs()
+
+    @classmethod
+    def from_blobs(cls, path: Path, kind: FieldKind, blobs: Mapping[str, bytes]) -> Self:
+        """Read `to_blobs` of an index of the same path and kind."""
+        made = cls(path, kind)
+        for name, blob in blobs.items():
+            if name.startswith("count "):
+                made._counts[int(name.removeprefix("count "))] = BitMap.deserialize(blob)
+        for name in _PRESENCE:
+            setattr(made, f"_{name}", BitMap.deserialize(blobs[name]))
+        made._terms, made._numbers = Terms.from_blobs(blobs), Column.from_blobs(blobs)
+        return made
 
     @property
     def filled(self) -> BitMap:

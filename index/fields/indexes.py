@@ -84,10 +84,13 @@ class PayloadIndexes:
     ----------
     seq : of the last commit.
     alive : rows that count.
+    end_row : the row behind the last one.
     """
 
-    def __init__(self, seq: int, alive: BitMap) -> None:
+    def __init__(self, seq: int, alive: BitMap, end_row: int = 0) -> None:
         self._lock = threading.Lock()
+        self._end_row = end_row
+        self._changed = 0  # rows since the indexes were saved
         self._seq = self._known_from = seq
         self._alive = alive
         self._gone = BitMap()  # died since the indexes were read or purged
@@ -119,11 +122,13 @@ class PayloadIndexes:
         edits = [(row, orjson.loads(payload)) for row, payload in changes.edited] if self.needs_payloads else []
         with self._lock:
             self._seq = seq
+            self._end_row = changes.first_row + len(changes.payloads)
             for index in self._all():
                 for row, payload in enumerate(payloads, changes.first_row):
                     index.add(row, payload)
             self._alive.add_range(changes.first_row, changes.first_row + len(changes.payloads))
             dead, edited = BitMap(changes.dead), BitMap(row for row, _ in edits)
+            self._changed += len(changes.payloads) + len(dead) + len(edited)
             self._alive -= dead
             self._gone |= dead
             if edited:
@@ -164,13 +169,18 @@ class PayloadIndexes:
             maybe |= since & universe
         return Candidates(rows_of(sure), rows_of(maybe))
 
-    def build(self, path: Path, kind: FieldKind, rows: int) -> None:
+    def build(self, index: FieldIndex, rows: int, *, fed: int = 0, touched: Iterable[int] = ()) -> None:
         """Begin an index: it follows commits from now on, `feed` brings rows below `rows`, `finish` opens it.
 
-        One of another kind answers until then.
+        Another one of the field answers until then.
+
+        Parameters
+        ----------
+        fed : it has read the rows below this already.
+        touched : but of these, other payloads.
         """
         with self._lock:
-            self._building[path.steps] = _Building(FieldIndex(path, kind), rows)
+            self._building[index.path.steps] = _Building(index, rows, fed, BitMap(touched))
 
     def incomplete(self) -> list[tuple[Path, int, int]]:
         """Return of every index that does not answer yet its path, and which rows it lacks: from one to another."""
@@ -204,6 +214,7 @@ class PayloadIndexes:
             for row, payload in touched:
                 building.index.add(row, orjson.loads(payload))
             self._whole[path.steps] = building.index
+            self._changed += len(self._alive)
             self._edited[path.steps] = FieldIndex(path, building.index.kind)
 
     def purge(self) -> None:
@@ -220,6 +231,27 @@ class PayloadIndexes:
         with self._lock:
             for there in (self._whole, self._edited, self._building):
                 there.pop(path.steps, None)
+
+    @property
+    def changed(self) -> int:
+        """Rows that came, died or were edited since the indexes were saved; a new index counts all rows."""
+        return self._changed if self._whole else 0
+
+    def saved(self, save: Callable[[FieldIndex, int, int], None]) -> int:
+        """Hand every complete index to `save`, with the last commit and the end of the rows that it has followed.
+
+        Returns the lowest of these commits: what was edited up to it is in all files. Holds up commits and filters,
+        one index at a time.
+        """
+        lowest = self._seq
+        for steps in list(self._whole):
+            with self._lock:
+                self._fold()
+                index = self._whole.get(steps)
+                if index is not None:
+                    save(index, self._seq, self._end_row)
+                    self._changed = 0
+        return lowest
 
     def _all(self) -> list[FieldIndex]:
         return [*self._whole.values(), *(one.index for one in self._building.values())]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Self
 
+import numpy as np
+import orjson
 from pyroaring import BitMap
 
 from index.fields.bitmaps import union
@@ -44,6 +47,29 @@ class Terms:
         """Return the rows that have all of these terms, at least one of which must be given."""
         found = sorted((self.rows([term]) for term in terms), key=len)
         return BitMap.intersection(*found)
+
+    def to_blobs(self) -> dict[str, bytes]:
+        """Return what `from_blobs` reads. Terms must be JSON strings, numbers or booleans."""
+        many = {term: rows.serialize() for term, rows in self._rows.items() if isinstance(rows, BitMap)}
+        single = {term: row for term, row in self._rows.items() if not isinstance(row, BitMap)}
+        return {
+            "terms": orjson.dumps(list(many)),
+            "lengths": np.array([len(data) for data in many.values()], dtype="<u4").tobytes(),
+            "bitmaps": b"".join(many.values()),
+            "single": orjson.dumps(list(single)),
+            "rows": np.array(list(single.values()), dtype="<u4").tobytes(),
+        }
+
+    @classmethod
+    def from_blobs(cls, blobs: Mapping[str, bytes]) -> Self:
+        """Read `to_blobs`."""
+        made, at, data = cls(), 0, blobs["bitmaps"]
+        for term, length in zip(orjson.loads(blobs["terms"]), np.frombuffer(blobs["lengths"], "<u4"), strict=True):
+            made._rows[term] = BitMap.deserialize(data[at : at + int(length)])
+            at += int(length)
+        rows = np.frombuffer(blobs["rows"], "<u4").tolist()
+        made._rows.update(zip(orjson.loads(blobs["single"]), rows, strict=True))
+        return made
 
     def discard(self, rows: BitMap) -> None:
         """Forget rows. Looks at every term."""
