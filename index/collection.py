@@ -48,10 +48,10 @@ from index.points import (
     Stored,
     prepare_vectors,
 )
-from index.ranking import Clock, Ranking, check_deadline
+from index.ranking import Clock, Ranking
 from index.record import FileEntry, Reader, Record, Writer
 from index.sealing import sealed
-from index.selecting import CHECK_EVERY, Selection, select
+from index.selecting import Selection, page_of, select
 from index.view import View
 
 T = TypeVar("T")
@@ -307,18 +307,10 @@ class Collection:
         deadline: float | None = None,
     ) -> tuple[list[Point], PointId | None]:
         """Return up to `limit` points in the order of ids, from `after` (inclusive) on, and the next id."""
-        chosen: list[tuple[int, PointId, bytes]] = []
-        following = None
         with self.snapshot() as (view, reader):
-            for number, (row, point_id, payload) in enumerate(reader.scan(after)):
-                if number % CHECK_EVERY == 0:
-                    check_deadline(deadline)
-                if filter is not None and not filter.matches(point_id, orjson.loads(payload)):
-                    continue
-                if len(chosen) == limit:
-                    following = point_id
-                    break
-                chosen.append((row, point_id, payload))
+            chosen, following = page_of(
+                reader, filter, after, limit, deadline, indexes=self.fields, end_row=view.tail.end_row
+            )
             points = points_at(view, reader, chosen, with_vector=with_vector, with_text=with_text)
         return points, following
 

@@ -27,6 +27,7 @@ from index.points import CodesOnlyLoss, CollectionConfig, Rows, Stored
 
 FORMAT = 2  # the highest that opens
 LATER_KEYS = {"bits": 1, "code_dimension": None, "store_vectors": True}  # of the config since format 2, and defaults
+NO_PAYLOAD = "x'7b7d'"  # an empty one
 APPLICATION_ID = 0x42464F4C  # "BFOL"
 IN_CHUNK = 500  # host parameters a statement: below SQLite's oldest limit of 999
 LOG_BYTES = 64 * 2**20  # the write-ahead log is cut back to this once it has been copied
@@ -134,17 +135,17 @@ class Reader:
             found.update(self._db.execute(f"SELECT row, text FROM texts WHERE row IN ({marks})", part))
         return found
 
-    def scan(self, after: PointId | None = None) -> Iterator[tuple[int, PointId, bytes]]:
-        """Yield `(row, id, payload)` in the order of ids, from `after` (inclusive) on."""
-        query, args = "SELECT row, id, payload FROM points", ()
+    def scan(self, after: PointId | None = None, *, payload: bool = True) -> Iterator[tuple[int, PointId, bytes]]:
+        """Yield `(row, id, payload)` in the order of ids, from `after` (inclusive) on; quickly without payloads."""
+        query, args = f"SELECT row, id, {'payload' if payload else NO_PAYLOAD} FROM points", ()
         if after is not None:
             query, args = f"{query} WHERE id >= ?", (to_key(after),)  # type: ignore[assignment]
-        for row, key, payload in self._db.execute(f"{query} ORDER BY id", args):
-            yield row, from_key(key), payload
+        for row, key, data in self._db.execute(f"{query} ORDER BY id", args):
+            yield row, from_key(key), data
 
     def scan_rows(self, *, payload: bool = True) -> Iterator[tuple[int, PointId, bytes]]:
         """Yield `(row, id, payload)` in the order of rows: the fast way to see every point."""
-        column = "payload" if payload else "x'7b7d'"
+        column = "payload" if payload else NO_PAYLOAD
         for row, key, data in self._db.execute(f"SELECT row, id, {column} FROM points ORDER BY row"):
             yield row, from_key(key), data
 

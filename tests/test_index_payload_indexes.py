@@ -9,10 +9,10 @@ import numpy as np
 import orjson
 import pytest
 
-from index import indexing
+from index import indexing, selecting
 from index.errors import DeadlineExceeded
 from index.fields import indexes
-from index.filters import parse_filter
+from index.filters import Filter, parse_filter
 from index.indexing import fill, fill_piece, index_field
 from index.paths import parse_path
 from index.payload import PayloadEdit
@@ -51,6 +51,7 @@ def where(key, **condition):
 
 
 IN_OSLO = where("city", match={"value": "Oslo"})
+PAGES = [(None, 5), (None, 1000), (17, 3), (388, 3), (388, 4), (400, 3), ("a", 1)]
 GROWN = where("age", range={"gte": 18})
 
 
@@ -161,6 +162,21 @@ def test_many_edits_and_deaths_are_taken_into_the_index(collection, monkeypatch)
         assert len(collection.fields._gone) <= 400
     assert chosen(collection, where("city", match={"value": "Rome"}))[0] == {*range(100), *range(102, 400, 4)}
     assert chosen(collection, IN_OSLO) == (set(range(100, 400, 4)), 0)
+
+
+@pytest.mark.parametrize("sorted_rows", [0, 10_000])
+def test_pages_of_a_filter_are_in_the_order_of_ids(collection, monkeypatch, sorted_rows):
+    monkeypatch.setattr(selecting, "SORTED_ROWS", sorted_rows)
+    write(collection, range(390, 380, -1))  # rows in another order than ids
+    plain = [collection.scroll(after=after, limit=limit, filter=IN_OSLO) for after, limit in PAGES]
+    index_field(collection, CITY, "keyword")
+    assert fill(collection)
+    monkeypatch.setattr(Filter, "matches", None)  # no payload is looked at
+    paged = [collection.scroll(after=after, limit=limit, filter=IN_OSLO) for after, limit in PAGES]
+    assert [([p.id for p in page], following) for page, following in paged] == [
+        ([p.id for p in page], following) for page, following in plain
+    ]
+    assert paged[1][0][0].payload == plain[1][0][0].payload
 
 
 def test_an_index_of_another_kind_takes_the_place_of_the_old_one(collection):

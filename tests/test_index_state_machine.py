@@ -116,6 +116,14 @@ class Machine(RuleBasedStateMachine):
     def fill(self):
         assert fill(self.collection)
 
+    @rule(number=numbers, after=st.none() | ids, limit=st.integers(1, 9))
+    def scroll_filtered(self, number, after, limit):
+        points, following = self.collection.scroll(after=after, limit=limit, filter=has(number))
+        there = sorted((i for i, (_, payload, _) in self.points.items() if payload["n"] == number), key=order_key)
+        expected = [i for i in there if after is None or order_key(i) >= order_key(after)]
+        assert [point.id for point in points] == expected[:limit]
+        assert following == (expected[limit] if len(expected) > limit else None)
+
     @rule(number=numbers)
     def count(self, number):
         expected = sum(payload["n"] == number for _, payload, _ in self.points.values())
