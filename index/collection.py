@@ -165,7 +165,7 @@ class Collection:
     def _selected(self, change: Change, filter: Filter) -> list[int]:
         # What others of the same commit have done, no index has followed yet.
         indexes = self.fields if change.empty else PayloadIndexes(0, BitMap())
-        chosen = select(change.writer, filter, None, indexes=indexes, end_row=self._view.tail.end_row)
+        chosen = select(change.writer, filter, None, indexes=indexes, view=self._view)
         rows: list[int] = chosen.rows.tolist()
         return rows
 
@@ -308,9 +308,7 @@ class Collection:
     ) -> tuple[list[Point], PointId | None]:
         """Return up to `limit` points in the order of ids, from `after` (inclusive) on, and the next id."""
         with self.snapshot() as (view, reader):
-            chosen, following = page_of(
-                reader, filter, after, limit, deadline, indexes=self.fields, end_row=view.tail.end_row
-            )
+            chosen, following = page_of(reader, filter, after, limit, deadline, indexes=self.fields, view=view)
             points = points_at(view, reader, chosen, with_vector=with_vector, with_text=with_text)
         return points, following
 
@@ -341,7 +339,7 @@ class Collection:
             return len(self._select(view, reader, filter, deadline).rows)
 
     def _select(self, view: View, reader: Reader, filter: Filter, deadline: float | None) -> Selection:
-        return select(reader, filter, deadline, indexes=self.fields, end_row=view.tail.end_row)
+        return select(reader, filter, deadline, indexes=self.fields, view=view)
 
     def search(
         self,

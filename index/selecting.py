@@ -17,6 +17,7 @@ from index.ids import PointId, order_key
 from index.points import Rows
 from index.ranking import check_deadline
 from index.record import Reader
+from index.view import View
 
 CHECK_EVERY = 1024  # rows between two looks at the clock
 PIECE = 512  # payloads that are looked up at a time
@@ -33,12 +34,12 @@ class Selection(NamedTuple):
     read: int
 
 
-def select(reader: Reader, tree: Filter, deadline: float | None, *, indexes: PayloadIndexes, end_row: int) -> Selection:
+def select(reader: Reader, tree: Filter, deadline: float | None, *, indexes: PayloadIndexes, view: View) -> Selection:
     """Return the rows of the points that fulfil a filter.
 
     Parameters
     ----------
-    reader : of a commit that `indexes` have followed; it sees rows below `end_row`.
+    reader, view : of one commit, which `indexes` have followed.
 
     Raises
     ------
@@ -53,12 +54,12 @@ def select(reader: Reader, tree: Filter, deadline: float | None, *, indexes: Pay
     if tree == Filter():
         return Selection(reader.rows(), 0)
 
-    found = by_indexes(reader, tree, deadline, indexes=indexes, end_row=end_row)
+    found = by_indexes(reader, tree, deadline, indexes=indexes, view=view)
     return _scanned(reader, tree, deadline) if found is None else found
 
 
 def by_indexes(
-    reader: Reader, tree: Filter, deadline: float | None, *, indexes: PayloadIndexes, end_row: int
+    reader: Reader, tree: Filter, deadline: float | None, *, indexes: PayloadIndexes, view: View
 ) -> Selection | None:
     """Do what `select` does where payload indexes leave open at most half of the points, else return None."""
 
@@ -66,11 +67,14 @@ def by_indexes(
         return BitMap(stored.row for stored in reader.stored(list(ids)).values())
 
     check = partial(check_deadline, deadline)
-    found = indexes.candidates(tree, seq=reader.seq(), end_row=end_row, rows_of_ids=rows_of_ids, check=check)
-    if found is None or 2 * len(found.maybe) > reader.count():
+    seq, end_row = view.seq, view.tail.end_row
+    found = indexes.candidates(tree, seq=seq, end_row=end_row, rows_of_ids=rows_of_ids, check=check)
+    if found is None:
         return None
     if not len(found.maybe):
         return Selection(found.sure, 0)
+    if 2 * len(found.maybe) > reader.count():
+        return None
     chosen = found.sure.tolist()
     for start in range(0, len(found.maybe), PIECE):
         check()
@@ -87,7 +91,7 @@ def page_of(
     deadline: float | None,
     *,
     indexes: PayloadIndexes,
-    end_row: int,
+    view: View,
 ) -> tuple[list[Row], PointId | None]:
     """Return the first points that fulfil a filter in the order of ids, and the next id.
 
@@ -96,7 +100,7 @@ def page_of(
     after : the least id (inclusive).
     """
     if tree is not None:
-        chosen = by_indexes(reader, tree, deadline, indexes=indexes, end_row=end_row)
+        chosen = by_indexes(reader, tree, deadline, indexes=indexes, view=view)
         if chosen is not None:
             return _page_among(reader, chosen.rows, after, limit, deadline)
     page: list[Row] = []

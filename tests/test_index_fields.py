@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
+from index.fields import column as columns
 from index.fields.answering import Answering
 from index.fields.bitmaps import bitmap_of, rows_of
-from index.fields.column import RECENT, Column
+from index.fields.column import Column
 from index.fields.field import KINDS, FieldIndex
 from index.fields.terms import Terms
 from index.filters import parse_filter
@@ -148,7 +149,7 @@ def test_ranges_of_a_column_compare_as_python_does(held, ordered, bounds, gone):
     for row, number in enumerate(held):
         column.add(row, number)
         if row == ordered:
-            column.sort()
+            column.to_blobs()  # puts all into one order
     assert len(column) == len(held)
     assert set(column.rows(tested)) == {row for row, number in enumerate(held) if tested.hold(number)}
     column.discard(BitMap(gone))
@@ -156,18 +157,24 @@ def test_ranges_of_a_column_compare_as_python_does(held, ordered, bounds, gone):
     assert set(column.rows(tested)) == left
 
 
-def test_a_column_sorts_itself_and_takes_another_over():
+def test_a_column_sorts_itself_and_takes_another_over(monkeypatch):
+    monkeypatch.setattr(columns, "YOUNG", 100)
     rng = np.random.default_rng(0)
-    held = rng.integers(-1000, 1000, 3 * RECENT).tolist()
+    held = rng.integers(-1000, 1000, 3000).tolist()
     one, two = Column(), Column()
+    bounds = Bounds(gte=-10, lt=333.5)
     for row, number in enumerate(held):
         (one if row % 3 else two).add(row, number / 4 if row % 5 == 0 else number)
+        if row % 700 == 0:
+            one.rows(bounds)
     one.add(len(held), math.nan)
-    assert len(one._recent) < RECENT
+    assert len(one) + len(two) == len(held)
+    assert len(one._recent) < 100
+    assert len(one._ints._young) <= 100
     one.absorb(two)
-    bounds = Bounds(gte=-10, lt=333.5)
     true = {row for row, n in enumerate(held) if bounds.hold(n / 4 if row % 5 == 0 else n)}
     assert set(one.rows(bounds)) == true
+    assert set(Column.from_blobs(one.to_blobs()).rows(bounds)) == true
 
 
 def test_terms():

@@ -126,7 +126,7 @@ def test_a_reader_sees_what_was_there_when_it_began(collection):
     trees = [IN_OSLO, GROWN, parse_filter({"must_not": [{"key": "city", "match": {"value": "Oslo"}}]})]
 
     def ask(view, reader, tree):
-        return select(reader, tree, None, indexes=collection.fields, end_row=view.tail.end_row)
+        return select(reader, tree, None, indexes=collection.fields, view=view)
 
     with collection.snapshot() as (view, reader):
         before = [ask(view, reader, tree).rows.tolist() for tree in trees]
@@ -226,8 +226,7 @@ def test_readers_and_writers_together(collection):
         while not done.is_set():
             with collection.snapshot() as (view, reader):
                 rows = [
-                    select(reader, tree, None, indexes=collection.fields, end_row=view.tail.end_row).rows
-                    for tree in (a, b, either)
+                    select(reader, tree, None, indexes=collection.fields, view=view).rows for tree in (a, b, either)
                 ]
             if sorted([*rows[0], *rows[1]]) != rows[2].tolist():
                 wrong.append([len(part) for part in rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
@@ -16,48 +16,91 @@ from index.fields.bitmaps import bitmap_of, rows_of
 from index.matching import Bounds
 
 LEAST, MOST = -(2**63), 2**63 - 1  # of 64 bits
-RECENT = 4096  # numbers that wait unsorted, at least
-SHARE = 16  # or this part of those in order
+UNSORTED = 64  # numbers that wait in no order when a range is asked for, at most
+YOUNG = 16_384  # numbers that are sorted beside all others, so that few new ones do not move many old ones, at least
+SHARE = 16  # or this part of the others
 
 Number = int | float
 Dtype = TypeVar("Dtype", np.int64, np.float64)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sorted(Generic[Dtype]):
     """Values in order, (n,), and the row of each, (n,) uint32."""
 
     values: NDArray[Dtype]
     rows: NDArray[np.uint32]
 
-    def merged(self, values: list[Number], rows: list[int]) -> _Sorted[Dtype]:
-        both = np.concatenate([self.values, np.array(values, dtype=self.values.dtype)])
-        all_rows = np.concatenate([self.rows, np.array(rows, dtype=np.uint32)])
-        order = np.argsort(both, kind="stable")
-        return _Sorted(both[order], all_rows[order])
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    def without(self, rows: BitMap) -> _Sorted[Dtype]:
-        gone = rows_of(rows)
-        keep = ~np.isin(self.rows, gone.astype(np.uint32))
+    def merged(self, other: _Sorted[Dtype]) -> _Sorted[Dtype]:
+        values, rows = np.concatenate([self.values, other.values]), np.concatenate([self.rows, other.rows])
+        order = np.argsort(values, kind="stable")
+        return _Sorted(values[order], rows[order])
+
+    def without(self, rows: NDArray[np.uint32]) -> _Sorted[Dtype]:
+        keep = ~np.isin(self.rows, rows)
         return _Sorted(self.values[keep], self.rows[keep])
+
+
+class _Run(Generic[Dtype]):
+    """Numbers of one type: most in order, newer ones in an order of their own."""
+
+    def __init__(self, dtype: type[Dtype], ends: Callable[[NDArray[Dtype], Bounds], tuple[int, int]]) -> None:
+        self._dtype: type[Dtype] = dtype
+        self._ends: Callable[[NDArray[Dtype], Bounds], tuple[int, int]] = ends
+        self.old: _Sorted[Dtype] = _Sorted(np.empty(0, dtype), np.empty(0, np.uint32))
+        self._young: _Sorted[Dtype] = self.old
+
+    def __len__(self) -> int:
+        return len(self.old) + len(self._young)
+
+    def add(self, pairs: Sequence[tuple[Number, int]]) -> None:
+        if pairs:
+            values, rows = (np.array(side) for side in zip(*pairs, strict=True))
+            self.take(_Sorted(values.astype(self._dtype), rows.astype(np.uint32)))
+
+    def take(self, new: _Sorted[Dtype]) -> None:
+        self._young = self._young.merged(new)
+        if len(self._young) > max(YOUNG, len(self.old) // SHARE):
+            self.settle()
+
+    def absorb(self, other: _Run[Dtype]) -> None:
+        other.settle()
+        self.take(other.old)
+
+    def settle(self) -> None:
+        """Put all into one order."""
+        self.old, self._young = self.old.merged(self._young), self._young.without(self._young.rows)
+
+    def rows(self, bounds: Bounds) -> BitMap:
+        found = BitMap()
+        for part in (self.old, self._young):
+            if len(part):
+                low, high = self._ends(part.values, bounds)
+                found |= bitmap_of(part.rows[low:high])
+        return found
+
+    def discard(self, rows: NDArray[np.uint32]) -> None:
+        self.old, self._young = self.old.without(rows), self._young.without(rows)
 
 
 class Column:
     """All numbers of a field.
 
-    Integers and floats are kept apart, so that both compare exactly, as Python compares them. New ones wait
-    unsorted until there are many; integers beyond 64 bits (times after 2262) always do.
+    Integers and floats are kept apart, so that both compare exactly, as Python compares them. New ones wait in no
+    order until they are many or a range is asked for; integers beyond 64 bits (times after 2262) always do.
     """
 
     def __init__(self) -> None:
-        self._ints = _Sorted(np.empty(0, np.int64), np.empty(0, np.uint32))
-        self._floats = _Sorted(np.empty(0, np.float64), np.empty(0, np.uint32))
+        self._ints, self._floats = _Run(np.int64, _int_ends), _Run(np.float64, _float_ends)
         self._recent: list[tuple[Number, int]] = []
         self._wide: list[tuple[Number, int]] = []
 
     def __len__(self) -> int:
         """Return how many numbers there are, counted once for each row."""
-        return len(self._ints.rows) + len(self._floats.rows) + len(self._recent) + len(self._wide)
+        return len(self._ints) + len(self._floats) + len(self._recent) + len(self._wide)
 
     def add(self, row: int, number: Number) -> None:
         """Note a number of a row; NaN, which no range holds, is passed over."""
@@ -65,13 +108,14 @@ class Column:
             self._wide.append((number, row))
         elif number == number:
             self._recent.append((number, row))
-            if len(self._recent) >= max(RECENT, len(self) // SHARE):
-                self.sort()
+            if len(self._recent) >= YOUNG:
+                self._sort()
 
     def rows(self, bounds: Bounds) -> BitMap:
-        """Return the rows that hold a number within bounds. Costs what is found, and what waits unsorted."""
-        found = bitmap_of(self._ints.rows[_between(self._ints.values, bounds, _int_ends)])
-        found |= bitmap_of(self._floats.rows[_between(self._floats.values, bounds, _float_ends)])
+        """Return the rows that hold a number within bounds. Costs what is found."""
+        if len(self._recent) > UNSORTED:
+            self._sort()
+        found = self._ints.rows(bounds) | self._floats.rows(bounds)
         for number, row in (*self._recent, *self._wide):
             if bounds.hold(number):
                 found.add(row)
@@ -79,54 +123,42 @@ class Column:
 
     def to_blobs(self) -> dict[str, bytes]:
         """Return what `from_blobs` reads."""
-        self.sort()
-        return {
-            "ints": self._ints.values.astype("<i8").tobytes(),
-            "int rows": self._ints.rows.astype("<u4").tobytes(),
-            "floats": self._floats.values.astype("<f8").tobytes(),
-            "float rows": self._floats.rows.astype("<u4").tobytes(),
-            "wide": orjson.dumps([[str(number), row] for number, row in self._wide]),
-        }
+        self._sort()
+        blobs = {"wide": orjson.dumps([[str(number), row] for number, row in self._wide])}
+        for name, run, dtype in (("int", self._ints, "<i8"), ("float", self._floats, "<f8")):
+            run.settle()
+            blobs[f"{name}s"] = run.old.values.astype(dtype).tobytes()
+            blobs[f"{name} rows"] = run.old.rows.astype("<u4").tobytes()
+        return blobs
 
     @classmethod
     def from_blobs(cls, blobs: Mapping[str, bytes]) -> Self:
         """Read `to_blobs`."""
         made = cls()
-        made._ints = _Sorted(np.frombuffer(blobs["ints"], "<i8"), np.frombuffer(blobs["int rows"], "<u4"))
-        made._floats = _Sorted(np.frombuffer(blobs["floats"], "<f8"), np.frombuffer(blobs["float rows"], "<u4"))
+        made._ints.old = _Sorted(np.frombuffer(blobs["ints"], "<i8"), np.frombuffer(blobs["int rows"], "<u4"))
+        made._floats.old = _Sorted(np.frombuffer(blobs["floats"], "<f8"), np.frombuffer(blobs["float rows"], "<u4"))
         made._wide = [(int(number), row) for number, row in orjson.loads(blobs["wide"])]
         return made
 
     def discard(self, rows: BitMap) -> None:
         """Forget rows. Looks at every number."""
-        self._ints, self._floats = self._ints.without(rows), self._floats.without(rows)
+        gone = rows_of(rows).astype(np.uint32)
+        self._ints.discard(gone)
+        self._floats.discard(gone)
         self._recent = [(number, row) for number, row in self._recent if row not in rows]
         self._wide = [(number, row) for number, row in self._wide if row not in rows]
 
     def absorb(self, other: Column) -> None:
-        """Take over all that another has."""
-        self._recent += other._recent
+        """Take over all that another has; it must not be used afterwards."""
+        other._sort()
+        self._ints.absorb(other._ints)
+        self._floats.absorb(other._floats)
         self._wide += other._wide
-        for kind in (other._ints, other._floats):
-            self._recent += zip(kind.values.tolist(), kind.rows.tolist(), strict=True)
-        self.sort()
 
-    def sort(self) -> None:
-        """Put what waits in order."""
-        ints = [pair for pair in self._recent if type(pair[0]) is int]
-        floats = [pair for pair in self._recent if type(pair[0]) is not int]
-        if ints:
-            self._ints = self._ints.merged([number for number, _ in ints], [row for _, row in ints])
-        if floats:
-            self._floats = self._floats.merged([number for number, _ in floats], [row for _, row in floats])
+    def _sort(self) -> None:
+        self._ints.add([pair for pair in self._recent if type(pair[0]) is int])
+        self._floats.add([pair for pair in self._recent if type(pair[0]) is not int])
         self._recent = []
-
-
-def _between(
-    values: NDArray[Dtype], bounds: Bounds, ends: Callable[[NDArray[Dtype], Bounds], tuple[int, int]]
-) -> slice:
-    low, high = ends(values, bounds) if len(values) else (0, 0)
-    return slice(low, max(low, high))
 
 
 def _int_ends(values: NDArray[np.int64], bounds: Bounds) -> tuple[int, int]:

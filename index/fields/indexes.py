@@ -158,16 +158,17 @@ class PayloadIndexes:
             if not self._whole or seq < self._known_from or end_row > MOST_ROWS:
                 return None
             since = union(rows for number, rows in self._history if number > seq)
-            universe = self._alive | since
-            universe.remove_range(end_row, MOST_ROWS)
-            kept = universe - since
-            answer = Answering(self._whole, kept - self._edited_rows, rows_of_ids, check).answer(tree)
-            sure, maybe = answer.sure, answer.maybe
-            if self._edited_rows:
-                answer = Answering(self._edited, kept & self._edited_rows, rows_of_ids, check).answer(tree)
+            kept = self._alive - since if since else self._alive
+            if self._end_row > end_row:  # the reader does not see the newest rows
+                kept = kept - BitMap(range(end_row, self._end_row))
+                since.remove_range(end_row, MOST_ROWS)
+            edited = self._edited_rows
+            answer = Answering(self._whole, kept - edited if edited else kept, rows_of_ids, check).answer(tree)
+            sure, maybe = answer.sure, answer.maybe | since
+            if edited:
+                answer = Answering(self._edited, kept & edited, rows_of_ids, check).answer(tree)
                 sure, maybe = sure | answer.sure, maybe | answer.maybe
-            maybe |= since & universe
-        return Candidates(rows_of(sure), rows_of(maybe))
+            return Candidates(rows_of(sure), rows_of(maybe))
 
     def build(self, index: FieldIndex, rows: int, *, fed: int = 0, touched: Iterable[int] = ()) -> None:
         """Begin an index: it follows commits from now on, `feed` brings rows below `rows`, `finish` opens it.
