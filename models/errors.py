@@ -38,7 +38,16 @@ class CorruptModel(ModelError, ValueError):
 
 
 class UnsupportedSize(ModelError, ValueError):
-    """Layers or dimensions that the encoder was not trained for, or does not have; the message names those it has."""
+    """Layers or dimensions that the encoder was not trained for, or does not have; the message names those it has.
+
+    Parameters
+    ----------
+    index : the position of what asked for it, where several things did.
+    """
+
+    def __init__(self, message: str, *, index: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.index = index
 
 
 class UnsupportedRuntime(ModelError, ValueError):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from index.collection import Collection
-from models import InvalidText
+from models import InvalidText, UnsupportedSize
 from service.encoders import Encoders
 from service.ingest import check_width
 from service.queries import Query, TextStage, stored_vector
@@ -49,8 +49,10 @@ class QueryVectors:
         ------
         InvalidText
             A text has no vector; `index` is the position of its query.
-        UnsupportedSize, InvalidVector, UnknownPoint, DeadlineExceeded
-            The encoder does not have the size; a vector of another dimension; no such point; encoders are busy.
+        UnsupportedSize
+            The encoder does not have the size; `index` is the position of the first query that asks for it.
+        InvalidVector, UnknownPoint, DeadlineExceeded
+            A vector of another dimension; no such point; encoders are busy.
         NoEncoder, OtherSpace, UnknownEncoder, EncoderUnavailable
             See `spaces.encoder_for`.
         """
@@ -70,7 +72,10 @@ class QueryVectors:
         for (name, layers, dimensions), members in sizes.items():
             # Threads for reads must not all wait for a model that loads: whoever asked tries again.
             encoder = encoder_for(collection, self._encoders, "query", name, wait=0)
-            size = encoder.resolve(layers, dimensions)
+            try:
+                size = encoder.resolve(layers, dimensions)
+            except UnsupportedSize as error:
+                raise UnsupportedSize(str(error), index=members[0], hint=error.hint) from error
             texts = [queries[i].text or "" for i in members]
             try:
                 vectors[members], of_texts, axes = self._encode(collection, encoder, size, texts, deadline)

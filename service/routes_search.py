@@ -86,7 +86,7 @@ def _answers(
         raise wrong from error
     except UnsupportedSize as error:
         wrong = translate(error)
-        wrong.param = "params"
+        wrong.param = f"{paths[error.index]}params"
         raise wrong from error
     for path, answer in zip(paths, answers, strict=True):
         if answer.text is not None and answer.text.truncated:

@@ -361,6 +361,16 @@ def test_another_fold_is_used_and_said(servers):
                 assert "it was older" in answer["warnings"][0]
 
 
+def test_a_size_that_the_encoder_lacks_is_named_with_its_place_in_a_batch(servers):
+    http = servers.start(*fakes())
+    path = texts(http, "c")
+    sizes = [{}, {"dimensions": 4}, {"dimensions": 3}, {"dimensions": 3}]
+    searches = [{"query": {"text": "stone"}, "params": size} for size in sizes]
+    wrong = http.post(f"{path}/points/query/batch", json={"searches": searches})
+    refused(wrong, 400, "unsupported_size", "searches[2].params")
+    refused(http.post(f"{path}/search", json={"query": "stone", "params": sizes[2]}), 400, "unsupported_size", "params")
+
+
 def test_in_a_batch_every_size_counts_for_itself(servers):
     """Under Cosine, documents are compared by their direction in what a query was cut to."""
     http = servers.start(*fakes())
