@@ -104,6 +104,11 @@ class CodeIndex:
         """The number of inverted lists."""
         return len(self._lists)
 
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the bytes in memory of codes and of ids."""
+        sizes = [self._invlists.list_size(band) for band in range(self.bands)]
+        return sum(-(-size // BLOCK) * BLOCK * self.code_bytes for size in sizes), 8 * sum(sizes)
+
     def codes_at(self, positions: Positions) -> Codes:
         """Read `(k, m / 8)` codes back from the blocks."""
         if self.bands == 1:

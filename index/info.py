@@ -27,6 +27,7 @@ def describe(
         )
         for version, binarizer in sorted(view.binarizers.items())
     ]
+    disk = {name: folder_bytes(folder / name) for name in ("vectors", "codes")}
     planned = -(-(config.code_dimension or config.dimension) // 8) * 8
     return CollectionInfo(
         points=view.points,
@@ -34,9 +35,9 @@ def describe(
         segments=len(view.segments),
         rows=view.tail.end_row,
         code_bytes_per_point=code_bytes / coded if coded else 0.0,
-        vector_bytes=_folder_bytes(folder / "vectors"),
+        vector_bytes=disk["vectors"],
         record_bytes=record.bytes_on_disk(),
-        code_file_bytes=_folder_bytes(folder / "codes"),
+        code_file_bytes=disk["codes"],
         read_only=read_only,
         bits=newest.bits if newest else config.bits,
         code_dimension=newest.code_dimension if newest else planned,
@@ -45,9 +46,11 @@ def describe(
     )
 
 
-def _folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """Return the size of the files in a folder; 0 if there is none."""
     total = 0
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # upkeep replaces files meanwhile
-            total += path.stat().st_size
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # upkeep replaces files meanwhile
+                total += path.stat().st_size
     return total

@@ -86,6 +86,13 @@ class Segment:
         optional = (self.beta is not None) + (self.offsets is not None)
         return float(self.bits * (self.index.code_bytes + self.factors.itemsize) + 8 + 4 * optional)
 
+    def bytes_by_part(self) -> dict[str, int]:
+        """Return the bytes in memory of `codes`, FAISS's `ids`, `factors`, and `rows`: which lie where, which count."""
+        rows = sum(part.nbytes for part in (self.offsets, self.alive) if part is not None)
+        factors = self.factors.nbytes + (0 if self.beta is None else self.beta.nbytes)
+        codes, ids = self.index.memory_bytes()
+        return {"codes": codes + self.rest.nbytes, "ids": ids, "factors": factors, "rows": rows}
+
     def rest_at(self, positions: Positions) -> Rest:
         """Return the further planes of positions, as they lie."""
         # `take` of whole rows that checks nothing is several times as fast as indexing.

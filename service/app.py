@@ -20,6 +20,7 @@ from models import ModelError
 from service import (
     openapi,
     routes_collections,
+    routes_footprint,
     routes_jobs,
     routes_native,
     routes_openai,
@@ -95,6 +96,7 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
         routes_search.router,
         routes_openai.router,
         routes_collections.router,
+        routes_footprint.router,
         routes_points.router,
         routes_jobs.router,
     ):

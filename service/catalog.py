@@ -57,9 +57,14 @@ class Catalog:
         for name in store.names():
             begin_indexes(store.get(name))
 
-    def create(
+    def create(self, name: str, config: CollectionConfig) -> None:
+        """Make a collection; raises CollectionExists, InvalidInput."""
+        self._store.create(name, config)
+        with self._lock:
+            self._loads[name] = Load()
+
+    def configured(
         self,
-        name: str,
         *,
         dimension: int | None,
         distance: Distance | None,
@@ -69,12 +74,12 @@ class Catalog:
         bits: int | None = None,
         code_dimension: int | None = None,
         store_vectors: bool | None = None,
-    ) -> None:
-        """Make a collection of vectors (`dimension`, `distance`) or, with `encoder`, of texts.
+    ) -> CollectionConfig:
+        """Return what a new collection of vectors (`dimension`, `distance`) or, with `encoder`, of texts is to be.
 
         What is None takes the default of `CollectionConfig`; `encoder` is what `spaces.declaration` takes.
 
-        Raises CollectionExists, InvalidInput, UnknownEncoder, EncoderUnavailable, OtherSpace.
+        Raises InvalidInput, UnknownEncoder, EncoderUnavailable, OtherSpace, NoEncoder.
         """
         attributes: dict[str, Any] = {"created": time.time()}
         if metadata is not None:
@@ -97,16 +102,13 @@ class Catalog:
             )
         self._check_attributes(attributes)
         codes: dict[str, Any] = {"bits": bits, "code_dimension": code_dimension, "store_vectors": store_vectors}
-        config = CollectionConfig(
+        return CollectionConfig(
             dimension,
             distance or "Cosine",
             dtype or "float32",
             attributes,
             **{key: value for key, value in codes.items() if value is not None},
         )
-        self._store.create(name, config)
-        with self._lock:
-            self._loads[name] = Load()
 
     def drop(self, name: str) -> bool:
         """Delete a collection and its files; return whether there was one."""

@@ -64,6 +64,7 @@ class Engine:
         self._faiss_threads = faiss_threads
         self._places = Places(searches_at_once)
         self.factory = Binarizers()
+        self.options = options
         self._store = Store(data_dir, self.factory, options)
         self.catalog = Catalog(self._store, encoders)
 

@@ -12,6 +12,8 @@ from starlette.responses import Response
 
 from index.collection import Collection
 from index.errors import InvalidInput
+from index.points import CollectionConfig
+from service.catalog import Catalog
 from service.context import ADMIN, WRITE, answer, answer_body, query_string, services
 from service.direct import Direct
 from service.encoders import Pair
@@ -64,24 +66,8 @@ async def create(request: Request, collection: str) -> Response:
     asked = query_string(request, ADMIN)
 
     def make(body: CreateCollection) -> bool:
-        vectors, own = body.vectors, body.own()
-        try:
-            service.engine.catalog.create(
-                collection,
-                dimension=vectors.size if vectors else None,
-                distance=vectors.distance if vectors else None,
-                dtype=body.datatype or (vectors.datatype if vectors else None),
-                encoder=Pair(own.encoder.document, own.encoder.query)
-                if isinstance(own.encoder, EncoderPair)
-                else own.encoder,
-                metadata=body.metadata,
-                bits=own.bits,
-                code_dimension=own.code_dimensions,
-                store_vectors=own.store_vectors,
-            )
-        except InvalidInput as error:
-            error.param = _KEYS.get(error.param or "", error.param)
-            raise
+        catalog = service.engine.catalog
+        catalog.create(collection, configured(catalog, body))
         return True
 
     return await answer_body(request, service.writes, asked, CreateCollection, make)
@@ -163,6 +149,27 @@ async def drop_index(request: Request, collection: str, field: str) -> Response:
         return updated(0)
 
     return await answer(request, service.writes, asked, forget)
+
+
+def configured(catalog: Catalog, body: CreateCollection) -> CollectionConfig:
+    """Return what a body asks for; errors name its keys."""
+    vectors, own = body.vectors, body.own()
+    one = own.encoder
+    encoder = Pair(one.document, one.query) if isinstance(one, EncoderPair) else one
+    try:
+        return catalog.configured(
+            dimension=vectors.size if vectors else None,
+            distance=vectors.distance if vectors else None,
+            dtype=body.datatype or (vectors.datatype if vectors else None),
+            encoder=encoder,
+            metadata=body.metadata,
+            bits=own.bits,
+            code_dimension=own.code_dimensions,
+            store_vectors=own.store_vectors,
+        )
+    except InvalidInput as error:
+        error.param = _KEYS.get(error.param or "", error.param)
+        raise
 
 
 def updated(affected: int) -> dict[str, Any]:

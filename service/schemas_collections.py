@@ -56,6 +56,8 @@ class Own(Request):
     store_vectors: bool | None = None
 
 
+FIELD_TYPES = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text"]
+
 # Qdrant clients may carry what only our own PUT knows in `metadata`, which is free in their models.
 METADATA_KEY: Final = "bitfold"
 
@@ -101,6 +103,21 @@ class CreateCollection(Own):
         return Own(**together)
 
 
+class Plan(CreateCollection):
+    """A collection to come: what a new one is made of, and how much will be in it.
+
+    `points`: how many. `payload_bytes`, `text_bytes`: of a point, mean. `payload_indexes`: field -> type.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"points": 1_000_000, "vectors": {"size": 384, "distance": "Cosine"}, "bits": 2}}
+    )
+    points: int = Field(ge=0, le=10**12)
+    payload_bytes: float = Field(default=0, ge=0, le=10**9)
+    text_bytes: float = Field(default=0, ge=0, le=10**9)
+    payload_indexes: dict[str, FIELD_TYPES] = Field(default_factory=dict)
+
+
 class VectorsDiff(Request):
     """What Qdrant lets change about a vector; nothing of it has an effect here."""
 
@@ -122,9 +139,6 @@ class UpdateCollection(Request):
     optimizers_config: NoEffect = None
     quantization_config: NoEffect = None
     strict_mode_config: NoEffect = None
-
-
-FIELD_TYPES = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text"]
 
 
 class FieldSchema(Request):

@@ -94,7 +94,10 @@ class Parts:
         self.store.close()
 
     def create(self, name="c", rows=ROWS, distance="Cosine"):
-        self.catalog.create(name, dimension=D, distance=distance, dtype=None, encoder=None, metadata=None, bits=2)
+        config = self.catalog.configured(
+            dimension=D, distance=distance, dtype=None, encoder=None, metadata=None, bits=2
+        )
+        self.catalog.create(name, config)
         collection = self.catalog.get(name)
         for start in range(0, len(rows), 300):
             part = rows[start : start + 300]

@@ -11,6 +11,7 @@ from pyroaring import BitMap
 
 from index.points import Rows
 
+OBJECT, CONTAINER = 128, 32  # bytes of a bitmap and of each of its containers, beside what they hold
 MOST_ROWS = 2**32  # of a collection, dead ones included: what a bitmap can hold
 
 
@@ -26,6 +27,13 @@ def bitmap_of(rows: NDArray[np.integer]) -> BitMap:
 def rows_of(bitmap: BitMap) -> Rows:
     """Return the (n,) rows, ascending."""
     return np.frombuffer(bitmap.to_array(), dtype=np.uint32).astype(np.int64)
+
+
+def bytes_of(bitmap: BitMap) -> int:
+    """Return about how many bytes a bitmap takes in memory."""
+    told = bitmap.get_statistics()
+    held = told["n_bytes_array_containers"] + told["n_bytes_run_containers"] + told["n_bytes_bitset_containers"]
+    return OBJECT + CONTAINER * told["n_containers"] + held
 
 
 def union(bitmaps: Iterable[BitMap]) -> BitMap:

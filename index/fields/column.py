@@ -16,6 +16,7 @@ from index.fields.bitmaps import bitmap_of, rows_of
 from index.matching import Bounds
 
 LEAST, MOST = -(2**63), 2**63 - 1  # of 64 bits
+PAIR = 128  # bytes of a number and a row as objects
 UNSORTED = 64  # numbers that wait in no order when a range is asked for, at most
 YOUNG = 16_384  # numbers that are sorted beside all others, so that few new ones do not move many old ones, at least
 SHARE = 16  # or this part of the others
@@ -82,6 +83,9 @@ class _Run(Generic[Dtype]):
                 found |= bitmap_of(part.rows[low:high])
         return found
 
+    def memory_bytes(self) -> int:
+        return sum(part.values.nbytes + part.rows.nbytes for part in (self.old, self._young))
+
     def discard(self, rows: NDArray[np.uint32]) -> None:
         self.old, self._young = self.old.without(rows), self._young.without(rows)
 
@@ -120,6 +124,10 @@ class Column:
             if bounds.hold(number):
                 found.add(row)
         return found
+
+    def memory_bytes(self) -> int:
+        """Return about how many bytes this takes in memory."""
+        return self._ints.memory_bytes() + self._floats.memory_bytes() + PAIR * (len(self._recent) + len(self._wide))
 
     def to_blobs(self) -> dict[str, bytes]:
         """Return what `from_blobs` reads."""

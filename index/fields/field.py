@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from pyroaring import BitMap
 
-from index.fields.bitmaps import union
+from index.fields.bitmaps import bytes_of, union
 from index.fields.column import Column
 from index.fields.terms import Terms
 from index.instants import parse_instant
@@ -96,6 +96,11 @@ class FieldIndex:
                         self._terms.add(row, word)
                 elif self.kind == "datetime" and (instant := parse_instant(element)) is not None:
                     self._numbers.add(row, instant)
+
+    def memory_bytes(self) -> int:
+        """Return about how many bytes this takes in memory."""
+        presence = (*self._counts.values(), self._filled, self._nulls, self._one, self._many)
+        return sum(map(bytes_of, presence)) + self._terms.memory_bytes() + self._numbers.memory_bytes()
 
     def to_blobs(self) -> dict[str, bytes]:
         """Return what `from_blobs` reads."""

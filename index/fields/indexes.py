@@ -19,7 +19,7 @@ import orjson
 from pyroaring import BitMap
 
 from index.fields.answering import Answering, Steps
-from index.fields.bitmaps import MOST_ROWS, rows_of, union
+from index.fields.bitmaps import MOST_ROWS, bytes_of, rows_of, union
 from index.fields.field import FieldIndex, FieldKind
 from index.ids import PointId
 from index.matching import Filter
@@ -232,6 +232,13 @@ class PayloadIndexes:
         with self._lock:
             for there in (self._whole, self._edited, self._building):
                 there.pop(path.steps, None)
+
+    def memory_bytes(self) -> int:
+        """Return about how many bytes all indexes take in memory. Looks at every term."""
+        with self._lock:
+            rows = [self._alive, self._gone, self._edited_rows, *(rows for _, rows in self._history)]
+            indexes = [*self._all(), *self._edited.values()]
+            return sum(map(bytes_of, rows)) + sum(index.memory_bytes() for index in indexes)
 
     @property
     def changed(self) -> int:

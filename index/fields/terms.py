@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Self
 
@@ -9,9 +11,11 @@ import numpy as np
 import orjson
 from pyroaring import BitMap
 
-from index.fields.bitmaps import union
+from index.fields.bitmaps import bytes_of, union
 
 Term = Hashable
+SAMPLE = 1000  # terms whose size is looked at
+NUMBER = 32  # bytes of an integer object
 
 
 class Terms:
@@ -47,6 +51,14 @@ class Terms:
         """Return the rows that have all of these terms, at least one of which must be given."""
         found = sorted((self.rows([term]) for term in terms), key=len)
         return BitMap.intersection(*found)
+
+    def memory_bytes(self) -> int:
+        """Return about how many bytes this takes in memory."""
+        bitmaps = sum(bytes_of(rows) for rows in self._rows.values() if isinstance(rows, BitMap))
+        some = list(itertools.islice(self._rows, SAMPLE))
+        term = sum(map(sys.getsizeof, some)) / max(1, len(some))
+        single = sum(not isinstance(rows, BitMap) for rows in self._rows.values())
+        return sys.getsizeof(self._rows) + bitmaps + round(term * len(self._rows)) + NUMBER * single
 
     def to_blobs(self) -> dict[str, bytes]:
         """Return what `from_blobs` reads. Terms must be JSON strings, numbers or booleans."""

@@ -1,0 +1,107 @@
+"""How many bytes a collection takes, in memory and on disk, part by part: counted, and foretold for one to come.
+
+Counted is what a collection allocates itself; what the allocator and SQLite add is a few per cent (docs/deployment.md).
+Memory-mapped vectors are not in it: the system takes them back whenever it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from index.code_index import BLOCK
+from index.collection import Collection
+from index.fields.field import FieldKind
+from index.info import folder_bytes
+from index.options import StoreOptions
+from index.points import NUMPY_TYPES, CollectionConfig
+
+FAISS_ID = 8
+OFFSET = BETA = 4
+FLOAT = 4
+# Of the record: what SQLite takes for a point beside its payload and text (measured, docs/deployment.md).
+RECORD_POINT = 80
+# Bytes of a payload index in memory and in its file for a point that has one value: (memory, file). Terms that are
+# rare cost most. Measured by benchmarks/bench_filters.py.
+FIELD_POINT: Mapping[FieldKind, tuple[float, float]] = {
+    "bool": (1, 1),
+    "keyword": (4, 4),
+    "uuid": (160, 45),
+    "integer": (130, 25),
+    "float": (13, 13),
+    "datetime": (13, 13),
+    "text": (30, 20),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes by part.
+
+    Attributes
+    ----------
+    memory : `codes` (bit planes), `ids` (FAISS's), `factors`, `rows` (which row lies where, and which count), `tail`
+        (newest vectors, not coded yet), `payload_indexes`, `binarizers`.
+    disk : `vectors`, `record` (ids, payloads, texts), `codes`, `payload_indexes`.
+    """
+
+    memory: dict[str, int]
+    disk: dict[str, int]
+
+
+def footprint(collection: Collection) -> Footprint:
+    """Count the bytes of a collection as it is."""
+    view = collection.view
+    parts = [segment.bytes_by_part() for segment in view.segments]
+    memory = {name: sum(part[name] for part in parts) for name in ("codes", "ids", "factors", "rows")}
+    memory["tail"] = view.tail.buffer.nbytes + view.tail.alive.nbytes
+    memory["payload_indexes"] = collection.fields.memory_bytes()
+    memory["binarizers"] = sum(len(binarizer.to_bytes()) for binarizer in view.binarizers.values())
+    folder = collection.folder
+    disk = {name: folder_bytes(folder / name) for name in ("vectors", "codes")}
+    disk |= {"record": collection.record.bytes_on_disk(), "payload_indexes": folder_bytes(folder / "fields")}
+    return Footprint(memory, disk)
+
+
+def foretell(
+    points: int,
+    config: CollectionConfig,
+    options: StoreOptions,
+    *,
+    payload_bytes: float = 0,
+    text_bytes: float = 0,
+    payload_indexes: Mapping[str, FieldKind] | None = None,
+) -> Footprint:
+    """Return what a collection of so many points will take at rest.
+
+    Parameters
+    ----------
+    points : that count; overwritten ones take room until upkeep has been by.
+    payload_bytes, text_bytes : of a point, mean.
+    payload_indexes : field -> kind.
+    """
+    options = options.for_dimension(config.dimension)
+    m = -(-(config.code_dimension or config.dimension) // 8) * 8
+    tail = points if points < options.first_fit else min(points, options.tail_rows)
+    coded = points if points >= options.first_fit else 0
+    each = config.bits * (2 if config.distance == "Cosine" else FLOAT) + (BETA if config.distance == "Euclid" else 0)
+    factors = each * coded
+    code_bytes = config.bits * m // 8
+    kinds = list((payload_indexes or {}).values())
+    memory = {
+        "codes": -(-coded // BLOCK) * BLOCK * m // 8 + coded * (config.bits - 1) * m // 8,
+        "ids": FAISS_ID * coded,
+        "factors": factors,
+        "rows": points // 8,
+        "tail": tail * (FLOAT * config.dimension + 1),
+        "payload_indexes": round(sum(FIELD_POINT[kind][0] for kind in kinds) * points) + points // 8,
+        "binarizers": FLOAT * config.dimension * (m + 2) if coded else 0,
+    }
+    vectors = points * config.dimension * NUMPY_TYPES[config.dtype].itemsize if config.store_vectors else 0
+    disk = {
+        "vectors": vectors,
+        "codes": coded * code_bytes + factors,
+        "record": round(points * (RECORD_POINT + payload_bytes + text_bytes)),
+        "payload_indexes": round(sum(FIELD_POINT[kind][1] for kind in kinds) * points),
+    }
+    return Footprint(memory, disk)
