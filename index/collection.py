@@ -6,6 +6,7 @@ immutable view; a reader keeps the view and the SQLite snapshot that it started 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ from index.record import FileEntry, Reader, Record, Writer
 from index.sealing import sealed
 from index.selecting import Selection, page_of, select
 from index.view import View
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -207,12 +210,19 @@ class Collection:
         changes = Changes(view.tail.end_row - rows, change.payloads, change.dead.tolist(), change.edited)
 
         def show() -> None:
-            self.fields.commit(view.seq, changes)
+            self._follow(view.seq, changes)
             self._view = view
             if sealing:
                 self.on_change()
 
         return show
+
+    def _follow(self, seq: int, changes: Changes) -> None:
+        try:
+            self.fields.commit(seq, changes)
+        except Exception:  # noqa: BLE001 - the commit is durable: what is derived must not undo it
+            log.exception("payload indexes of %s cannot follow a commit; filters read payloads from now on", self.name)
+            self.fields.give_up()
 
     def _sealed(self, view: View, writer: Writer) -> View:
         return sealed(view, writer, self.folder, self.config, self.fit)

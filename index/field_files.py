@@ -47,12 +47,13 @@ def save_indexes(folder: Path, indexes: PayloadIndexes, transact: Callable[[Call
     durable.make_folder(folder)
     transact(Writer.note_edits)
 
-    def save(index: FieldIndex, seq: int, end_row: int) -> None:
-        about = {"path": index.path.steps, "kind": index.kind, "seq": seq, "end_row": end_row}
-        save_blobs(_file(folder, index.path), about, index.to_blobs())
-
-    lowest = indexes.saved(save)
-    transact(lambda writer: writer.forget_edits(lowest))
+    followed = []
+    for state in indexes.to_save():
+        about = {"path": state.path.steps, "kind": state.kind, "seq": state.seq, "end_row": state.end_row}
+        save_blobs(_file(folder, state.path), about, state.blobs)
+        followed.append(state.seq)
+    if followed:
+        transact(lambda writer: writer.forget_edits(min(followed)))
 
 
 def load_index(folder: Path, path: FieldPath, kind: FieldKind, reader: Reader, end_row: int) -> SavedIndex | None:

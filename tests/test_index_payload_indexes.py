@@ -12,6 +12,7 @@ import pytest
 from index import indexing, selecting
 from index.errors import DeadlineExceeded
 from index.fields import indexes
+from index.fields.field import FieldIndex
 from index.filters import Filter, parse_filter
 from index.indexing import fill, fill_piece, index_field
 from index.paths import parse_path
@@ -147,6 +148,31 @@ def test_a_reader_sees_what_was_there_when_it_began(collection):
         found = [ask(view, reader, tree) for tree in trees]
         assert [one.read for one in found] == [0, 0, 0]
         assert [one.rows.tolist() for one in found] != before
+
+
+def test_a_reader_from_before_there_was_an_index(collection):
+    with collection.snapshot() as (view, reader):
+        before = select(reader, IN_OSLO, None, indexes=collection.fields, view=view).rows.tolist()
+        collection.edit_payload(PayloadEdit("set", {"city": "Oslo"}), ids=[1, 2])
+        collection.delete([0])
+        index_field(collection, CITY, "keyword")
+        assert fill(collection)
+        found = select(reader, IN_OSLO, None, indexes=collection.fields, view=view)
+        assert (found.rows.tolist(), found.read) == (before, 3)
+
+
+def test_an_index_that_cannot_follow_costs_no_write(collection, monkeypatch, caplog):
+    index_field(collection, CITY, "keyword")
+    assert fill(collection)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(FieldIndex, "add", fail)
+    write(collection, range(400, 404))
+    assert "cannot follow a commit" in caplog.text
+    assert collection.count() == 404
+    assert chosen(collection, IN_OSLO) == ({i for i in range(404) if i % 4 == 0}, 404)
 
 
 def test_many_edits_and_deaths_are_taken_into_the_index(collection, monkeypatch):

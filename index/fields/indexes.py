@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -55,6 +55,16 @@ class IndexState(NamedTuple):
     kind: FieldKind
     ready: bool
     points: int
+
+
+class SavedState(NamedTuple):
+    """An index as bytes, the last commit that it has followed, and the row behind the last one that it has read."""
+
+    path: Path
+    kind: FieldKind
+    seq: int
+    end_row: int
+    blobs: dict[str, bytes]
 
 
 @dataclass(slots=True)
@@ -118,8 +128,9 @@ class PayloadIndexes:
 
     def commit(self, seq: int, changes: Changes) -> None:
         """Follow a commit."""
-        payloads = [orjson.loads(payload or b"{}") for payload in changes.payloads] if self.needs_payloads else []
-        edits = [(row, orjson.loads(payload)) for row, payload in changes.edited] if self.needs_payloads else []
+        wanted = self.needs_payloads
+        payloads = [orjson.loads(payload or b"{}") for payload in changes.payloads] if wanted else []
+        edits = {row: orjson.loads(payload) if wanted else {} for row, payload in changes.edited}
         with self._lock:
             self._seq = seq
             self._end_row = changes.first_row + len(changes.payloads)
@@ -127,13 +138,14 @@ class PayloadIndexes:
                 for row, payload in enumerate(payloads, changes.first_row):
                     index.add(row, payload)
             self._alive.add_range(changes.first_row, changes.first_row + len(changes.payloads))
-            dead, edited = BitMap(changes.dead), BitMap(row for row, _ in edits)
+            dead, edited = BitMap(changes.dead), BitMap(edits)
             self._changed += len(changes.payloads) + len(dead) + len(edited)
             self._alive -= dead
             self._gone |= dead
             if edited:
-                self._edit(edited, dict(edits))
+                self._edit(edited, edits)
             if dead or edited:
+                # Without an index, too: one that is made later will be asked by readers of now.
                 self._history.append((seq, dead | edited))
             while len(self._history) > HISTORY:
                 self._known_from, _ = self._history.popleft()
@@ -245,32 +257,35 @@ class PayloadIndexes:
         """Rows that came, died or were edited since the indexes were saved; a new index counts all rows."""
         return self._changed if self._whole else 0
 
-    def saved(self, save: Callable[[FieldIndex, int, int], None]) -> int:
-        """Hand every complete index to `save`, with the last commit and the end of the rows that it has followed.
-
-        Returns the lowest of these commits: what was edited up to it is in all files. Holds up commits and filters,
-        one index at a time.
-        """
-        lowest = self._seq
+    def to_save(self) -> Iterator[SavedState]:
+        """Yield what is to be saved of every complete index. Holds up commits and filters, one index at a time."""
         for steps in list(self._whole):
             with self._lock:
                 self._fold()
                 index = self._whole.get(steps)
-                if index is not None:
-                    save(index, self._seq, self._end_row)
-                    self._changed = 0
-        return lowest
+                if index is None:
+                    continue
+                state = SavedState(index.path, index.kind, self._seq, self._end_row, index.to_blobs())
+                self._changed = 0
+            yield state
+
+    def give_up(self) -> None:
+        """Forget all indexes: filters read payloads again."""
+        with self._lock:
+            self._whole, self._edited, self._building, self._edited_rows = {}, {}, {}, BitMap()
 
     def _all(self) -> list[FieldIndex]:
         return [*self._whole.values(), *(one.index for one in self._building.values())]
 
-    def _edit(self, rows: BitMap, payloads: dict[int, object]) -> None:
+    def _edit(self, rows: BitMap, payloads: Mapping[int, dict[str, Any]]) -> None:
+        if not self._whole and not self._building:
+            return
         again = rows & self._edited_rows
         for index in self._edited.values():
             if again:
                 index.discard(again)
             for row, payload in payloads.items():
-                index.add(row, payload)  # type: ignore[arg-type]
+                index.add(row, payload)
         self._edited_rows |= rows
         for building in self._building.values():
             building.touched |= rows
