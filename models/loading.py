@@ -214,7 +214,8 @@ def _student(path: Path, exits: tuple[int, ...] | None, options: LoadOptions) ->
         return StaticModel(path)
     from models.student_onnx import StudentModel
 
-    return StudentModel(path)
+    # In whole numbers throughout: as near to the teacher as with float32, at two thirds of the time (docs/log.md).
+    return StudentModel(path, weights="int8-all")
 
 
 def _cores() -> int:

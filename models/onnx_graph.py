@@ -218,14 +218,15 @@ def _int8(nodes: Nodes, states: str, weight: Floats, bias: Floats, *, floor: flo
         states = nodes.add("Add", states, nodes.constant(np.float32(floor)))
         reach = nodes.add("ReduceMax", states, nodes.integers(1))
         bias = (bias - floor * (levels.sum(axis=1) * scales)).astype(np.float32)
-    step = nodes.add("Mul", reach, nodes.constant(np.float32(1 / steps)))
-    step = nodes.add("Max", step, nodes.constant(TINY))  # a row of zeros
+    reach = nodes.add("Max", reach, nodes.constant(TINY))  # a row of zeros
     one, origin = nodes.constant(np.float32(1)), nodes.constant(zero)
-    whole = nodes.add("QuantizeLinear", nodes.add("Div", states, step), one, origin)
+    # What is done to a row's scale is cheap, what is done to every state is not: one product before, one behind.
+    stretch = nodes.add("Div", nodes.constant(np.float32(steps)), reach)
+    whole = nodes.add("QuantizeLinear", nodes.add("Mul", states, stretch), one, origin)
     origins = nodes.constant(np.zeros(len(levels), dtype=np.int8))
-    matrix, factors = nodes.constant(levels.T), nodes.constant(scales)
+    matrix, factors = nodes.constant(levels.T), nodes.constant(scales / np.float32(steps))
     product = nodes.add("MatMulIntegerToFloat", whole, matrix, one, factors, origin, origins)
-    return nodes.add("Add", nodes.add("Mul", product, step), nodes.constant(bias))
+    return nodes.add("Add", nodes.add("Mul", product, reach), nodes.constant(bias))
 
 
 def _rows(matrix: Floats, *, most: int) -> tuple[NDArray[np.int8], Floats]:

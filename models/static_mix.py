@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -13,16 +12,12 @@ from numpy.typing import NDArray
 from models.student_folder import describe_student, read_arrays
 
 TINY = np.float32(1e-12)
-# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erf to 1.5e-7.
-ERF_P = np.float32(0.3275911)
-ERF_A = tuple(map(np.float32, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)))
-HALF = np.float32(math.sqrt(0.5))
-ONE = np.float32(1)
+ZERO = np.float32(0)
 Floats = NDArray[np.float32]
 
 
 class StaticMix:
-    """`u + down(gelu(up(u)))` of `u = s / |s|`, see `student_weights.py`.
+    """`u + down(relu(up(u)))` of `u = s / |s|`, see `student_weights.py`.
 
     Parameters
     ----------
@@ -44,34 +39,12 @@ class StaticMix:
 
     def __call__(self, sums: Floats) -> Floats:
         """Map (n, d) float32 sums to (n, d) float32; a sum of nothing stays without a direction."""
-        lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums))[:, None]
-        directions = sums / np.maximum(lengths, TINY)
-        mixed = directions + gelu(directions @ self._up + self._up_bias) @ self._down + self._down_bias
-        return mixed if lengths.all() else np.where(lengths > 0, mixed, np.float32(0))
-
-
-def gelu(values: Floats) -> Floats:
-    """Return x times the share of a standard normal distribution that is below x, float32, to 1e-6.
-
-    In place wherever it can be: a query is a row of a few hundred numbers, and every array costs more than its sums.
-    """
-    scaled = np.abs(values)
-    scaled *= HALF
-    t = scaled * ERF_P
-    t += ONE
-    np.reciprocal(t, out=t)
-    tail = t * ERF_A[4]
-    for factor in ERF_A[3::-1]:
-        tail += factor
-        tail *= t
-    scaled *= scaled
-    np.negative(scaled, out=scaled)
-    tail *= np.exp(scaled, out=scaled)
-    # Of the distribution, doubled, what lies between zero and x.
-    share = tail
-    np.subtract(ONE, tail, out=share)
-    np.copysign(share, values, out=share)
-    share += ONE
-    share *= values
-    share *= np.float32(0.5)
-    return share
+        lengths = np.sqrt(np.vecdot(sums, sums))[:, None]
+        nothing = not lengths.all()
+        directions = sums / (np.maximum(lengths, TINY) if nothing else lengths)
+        hidden = directions @ self._up
+        hidden += self._up_bias
+        mixed = np.maximum(hidden, ZERO, out=hidden) @ self._down
+        mixed += self._down_bias
+        mixed += directions
+        return np.where(lengths > 0, mixed, ZERO) if nothing else mixed

@@ -28,7 +28,7 @@ from models.student_weights import STATIC_TABLE, StudentShape, StudentWeights
 DESCRIPTION = "student.json"
 WEIGHTS = "student.safetensors"
 TOKENIZER = "tokenizer.json"
-FORMAT = 1
+FORMAT = 2  # 1 had GELU in the static mix
 T = TypeVar("T")
 
 

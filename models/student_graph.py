@@ -77,7 +77,7 @@ def _static(nodes: Nodes, student: StudentWeights, table: QuantisedRows) -> str:
         return sums
     length = nodes.add("ReduceL2", sums, one)
     direction = nodes.add("Div", sums, nodes.add("Max", length, nodes.constant(TINY)))
-    raised = nodes.add("Gelu", _linear(nodes, direction, student, "static.up"))
+    raised = nodes.add("Relu", _linear(nodes, direction, student, "static.up"))
     mixed = nodes.add("Add", direction, _linear(nodes, raised, student, "static.down"))
     # A sum of nothing has no direction, and gets none.
     there = nodes.add("Greater", length, nodes.constant(np.float32(0)))

@@ -63,7 +63,8 @@ def _static(arrays: dict[str, Any], ids: list[int]) -> Doubles:
     if "static.up.weight" not in arrays or length == 0:  # a text without any token has no direction
         return np.asarray(summed)
     direction = summed[None, :] / length
-    return np.asarray((direction + _linear(_gelu(_linear(direction, arrays, "static.up")), arrays, "static.down"))[0])
+    raised = np.maximum(_linear(direction, arrays, "static.up"), 0)
+    return np.asarray((direction + _linear(raised, arrays, "static.down"))[0])
 
 
 def _attention(states: Doubles, part: dict[str, Any], heads: int) -> Doubles:

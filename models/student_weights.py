@@ -1,7 +1,7 @@
 """A student as plain arrays: their names, shapes and what they mean. Knows no files and no runtime.
 
 Exit 0 is static: `s`, the sum over a text's tokens of `static.table[token]`; rows of special tokens are zero. Where it
-has a mix, that is `u + static.down(gelu(static.up(u)))` with `u = s / |s|`: what a sum cannot say. Exit k > 0 is a BERT
+has a mix, that is `u + static.down(relu(static.up(u)))` with `u = s / |s|`: what a sum cannot say. Exit k > 0 is a BERT
 of k layers over embeddings of its own (post-norm, GELU), all tokens pooled by their mean, and a share of the direction
 of exit 0: `exits.k.weight @ mean(states) + exits.k.bias + exits.k.gate * v_0 / |v_0|`. All are in the teacher's own
 basis and not yet normalised. `student_reference.py` computes it in NumPy.

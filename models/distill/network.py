@@ -1,7 +1,7 @@
 """The student as torch trains it: a static exit, and a few transformer layers that add to it what context says.
 
     s   = W sum_t softplus(a_t) T_t                      a bag of tokens, no attention
-    v_0 = s / |s| + D gelu(U s / |s| + c) + e            exit 0: what a sum cannot say, tokens that change each other
+    v_0 = s / |s| + D relu(U s / |s| + c) + e            exit 0: what a sum cannot say, tokens that change each other
     v_k = W_k mean_t h_k,t + b_k + g v_0 / |v_0|         exit k: h_k after k layers over other token embeddings
 
 Vectors are compared by direction. The files of a student are `models.student_folder`'s; this module knows none.
@@ -42,7 +42,7 @@ class StaticExit(nn.Module):
             down = nn.Linear(mix, table.shape[1])
             nn.init.zeros_(down.weight)
             nn.init.zeros_(down.bias)
-            self.mix = nn.Sequential(nn.Linear(table.shape[1], mix), nn.GELU(), down)
+            self.mix = nn.Sequential(nn.Linear(table.shape[1], mix), nn.ReLU(), down)
 
     def forward(self, ids: Tensor, starts: Tensor) -> Tensor:
         """Map texts to (n, d); not normalised.

@@ -32,17 +32,17 @@ class StudentOptions:
 
     seed: int = 0
     window: int = 256
-    long_share: float = 0.125
+    long_share: float = 0.03125
     static_window: int = 512
-    mix: int = 512
-    static_epochs: int = 8
+    mix: int = 256
+    static_epochs: int = 6
     static_batch: int = 1024
     static_rate: float = 4e-3
     layers: tuple[int, ...] = (0, 5)
     exits: tuple[int, ...] = (2,)
-    ffn: int = 768
-    epochs: int = 2
-    batch: int = 64
+    ffn: int = 1536
+    epochs: int = 3
+    batch: int = 32
     rate: float = 1e-3
     gate_rate: float = 3e-2
     weight_decay: float = 0.01
