@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from models.backend import PROMPT_NAMES
+from models.backend import PROMPT_NAMES, Backend
 from models.bert_folder import understand
 from models.encoder import Encoder
 from models.errors import ModelError, UnsupportedRuntime
@@ -93,7 +94,7 @@ def export_onnx(
     graph, tokenizer = _student(encoder, folder, weights) if is_student(folder) else _bert(encoder, folder, weights)
     pad = tokenizer.id_to_token(0)
     tokenizer.enable_padding(pad_id=0, pad_token="" if pad is None else pad)  # noqa: S106 - no password
-    least = _least_cosine(encoder, graph, tokenizer)
+    least = _least_cosine(_as_trained(encoder, folder), encoder.sizes.layers, graph, tokenizer)
     if least < LEAST[weights]:
         raise ModelError(f"the file's vectors are not those of {encoder.name}: the least cosine is {least:.4f}")
     description = {
@@ -158,10 +159,19 @@ def _student(encoder: Encoder, folder: Path, weights: Literal["float32", "int8"]
     return graph, tokenizer
 
 
-def _least_cosine(encoder: Encoder, graph: bytes, tokenizer: Tokenizer) -> float:
-    """Compare the graph with the encoder on a few texts, one of them too long."""
-    session, model, least = OnnxSession(graph), encoder.model, 1.0
-    for task, layers in itertools.product(PROMPT_NAMES, encoder.sizes.layers):
+def _as_trained(encoder: Encoder, folder: Path) -> Backend:
+    """Return the encoder's model; a student's layers, which are served in whole numbers, in float32."""
+    if not is_student(folder) or len(encoder.model.exits) == 1:
+        return encoder.model
+    from models.student_onnx import StudentModel
+
+    return StudentModel(folder)
+
+
+def _least_cosine(model: Backend, exits: Sequence[int], graph: bytes, tokenizer: Tokenizer) -> float:
+    """Compare the graph with a model on a few texts, one of them too long."""
+    session, least = OnnxSession(graph), 1.0
+    for task, layers in itertools.product(PROMPT_NAMES, exits):
         # A static exit has no vector for a text without words.
         texts = [text for text in PROBES if text or layers]
         encodings = tokenizer.encode_batch([model.prompts[task] + text for text in texts])

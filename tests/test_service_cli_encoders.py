@@ -58,7 +58,7 @@ def test_a_search_chooses_encoder_and_size(made, capsys):
         "layers": 0,
         "dimensions": 2,
     }
-    assert (found["points"][0]["id"], found["points"][0]["score"]) == (1, pytest.approx(2**-0.5))
+    assert (found["points"][0]["id"], found["points"][0]["score"]) == (1, pytest.approx(1))
     assert (teach.asked, learn.asked) == ([], [(["stone red"], 0, 2)])
     status, _, err = command(capsys, "search", "stone", "-c", "c", "--dimensions", "3", "--url", server.url)
     assert status == 1

@@ -13,15 +13,16 @@ DOCUMENTS = ["red sun", "stone tree", "stone rain sun", "tree tree stone", "moon
 
 
 def oracle(query, layers=1, dimensions=8):
-    """Scores of all documents by the plain definition: the products of prefixes in the folded basis."""
+    """Scores of all documents by the plain definition: the cosines of prefixes in the folded basis, 0 for none."""
 
     def counts(text):
         return np.array([[word == axis_word for axis_word in WORDS] for word in text.split()], float).sum(axis=0)
 
     asked = counts(query.split()[0] if layers == 0 else query)[::-1][:dimensions]
     asked /= np.linalg.norm(asked)
-    stored = np.array([counts(text) / np.linalg.norm(counts(text)) for text in DOCUMENTS])
-    return stored[:, ::-1][:, :dimensions] @ asked
+    stored = np.array([counts(text) for text in DOCUMENTS])[:, ::-1][:, :dimensions]
+    lengths = np.linalg.norm(stored, axis=1)
+    return stored @ asked / np.where(lengths > 0, lengths, 1)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def filled(shared_server):
 @pytest.mark.parametrize("layers", [None, 0, 1])
 @pytest.mark.parametrize("dimensions", [None, 2, 4, 8])
 @pytest.mark.parametrize("query", ["stone tree rain", "tree stone"])
-def test_scores_are_products_of_prefixes(http, filled, query, layers, dimensions, exact):
+def test_scores_are_cosines_of_prefixes(http, filled, query, layers, dimensions, exact):
     size = {"layers": layers, "dimensions": dimensions}
     params = {"exact": exact} | {key: value for key, value in size.items() if value is not None}
     expected = oracle(query, 1 if layers is None else layers, dimensions or 8)
@@ -121,12 +122,13 @@ def test_a_batch_is_encoded_in_groups_of_one_size(serve):
     "params", [{"layers": 2}, {"dimensions": 3}, {"dimensions": 9}, {"layers": 0, "dimensions": 5}, {"layers": 1000}]
 )
 def test_sizes_that_the_encoder_lacks(http, filled, params):
-    for route, body in (
-        ("search", {"query": "red", "params": params}),
-        ("points/query", {"query": {"text": "red"}, "params": params}),
-        ("points/query/batch", {"searches": [{"query": 1}, {"query": {"text": "red"}, "params": params}]}),
+    asked = {"query": {"text": "red"}, "params": params}
+    for route, body, param in (
+        ("search", {"query": "red", "params": params}, "params"),
+        ("points/query", asked, "params"),
+        ("points/query/batch", {"searches": [{"query": 1}, asked]}, "searches[1].params"),
     ):
-        wrong = refused(http.post(f"{filled}/{route}", json=body), 400, "unsupported_size", "params")
+        wrong = refused(http.post(f"{filled}/{route}", json=body), 400, "unsupported_size", param)
         assert "layers 0, 1 and dimensions 2, 4, 8" in wrong["status"]["error"]
 
 

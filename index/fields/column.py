@@ -185,11 +185,15 @@ def _int_ends(values: NDArray[np.int64], bounds: Bounds) -> tuple[int, int]:
 
 
 def _up(bound: Number) -> int:
-    """Return the least integer that is not below a bound, and no further out than is of use."""
+    """Return the least integer that is not below a bound, and of infinite ones no further out than is of use."""
+    if type(bound) is int:
+        return bound
     return (MOST + 1 if bound > 0 else LEAST) if math.isinf(bound) else math.ceil(bound)
 
 
 def _down(bound: Number) -> int:
+    if type(bound) is int:
+        return bound
     return (MOST if bound > 0 else LEAST - 1) if math.isinf(bound) else math.floor(bound)
 
 
