@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-from pyroaring import BitMap
 
 from index import durable
 from index.appender import VectorAppender
@@ -167,7 +166,7 @@ class Collection:
 
     def _selected(self, change: Change, filter: Filter) -> list[int]:
         # What others of the same commit have done, no index has followed yet.
-        indexes = self.fields if change.empty else PayloadIndexes(0, BitMap())
+        indexes = self.fields if change.empty else None
         chosen = select(change.writer, filter, None, indexes=indexes, view=self._view)
         rows: list[int] = chosen.rows.tolist()
         return rows

@@ -194,9 +194,12 @@ class Reader:
 
     def edited_after(self, seq: int) -> list[int] | None:
         """Return the rows whose payloads were edited after a commit; None if they are not noted."""
-        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name='note_edited'").fetchone() is None:
+        if not self._notes_edits():
             return None
         return [row for (row,) in self._db.execute("SELECT row FROM edited WHERE seq > ? ORDER BY row", (seq,))]
+
+    def _notes_edits(self) -> bool:
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name='note_edited'").fetchone() is not None
 
     def points_between(self, first_row: int, end_row: int) -> Rows:
         """Return the rows of the points in a range of rows, ascending."""
@@ -254,7 +257,7 @@ class Writer(Reader):
 
     def forget_edits(self, seq: int) -> None:
         """Forget which payloads were edited up to a commit."""
-        if self.edited_after(seq) is not None:
+        if self._notes_edits():
             self._db.execute("DELETE FROM edited WHERE seq <= ?", (seq,))
 
     def ignore_edits(self) -> None:

@@ -34,12 +34,14 @@ class Selection(NamedTuple):
     read: int
 
 
-def select(reader: Reader, tree: Filter, deadline: float | None, *, indexes: PayloadIndexes, view: View) -> Selection:
+def select(
+    reader: Reader, tree: Filter, deadline: float | None, *, indexes: PayloadIndexes | None, view: View
+) -> Selection:
     """Return the rows of the points that fulfil a filter.
 
     Parameters
     ----------
-    reader, view : of one commit, which `indexes` have followed.
+    reader, view : of one commit, which `indexes` have followed; None where they have not.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def select(reader: Reader, tree: Filter, deadline: float | None, *, indexes: Pay
     if tree == Filter():
         return Selection(reader.rows(), 0)
 
-    found = by_indexes(reader, tree, deadline, indexes=indexes, view=view)
+    found = None if indexes is None else by_indexes(reader, tree, deadline, indexes=indexes, view=view)
     return _scanned(reader, tree, deadline) if found is None else found
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from index.fields.field import FieldKind
 from service.fields import NoEffect, Nothing, Unsupported
 from service.responses import ApiError
 from service.schemas import Request, checked
@@ -55,8 +56,6 @@ class Own(Request):
     code_dimensions: int | None = Field(default=None, ge=1, le=65_536)
     store_vectors: bool | None = None
 
-
-FIELD_TYPES = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text"]
 
 # Qdrant clients may carry what only our own PUT knows in `metadata`, which is free in their models.
 METADATA_KEY: Final = "bitfold"
@@ -115,7 +114,7 @@ class Plan(CreateCollection):
     points: int = Field(ge=0, le=10**12)
     payload_bytes: float = Field(default=0, ge=0, le=10**9)
     text_bytes: float = Field(default=0, ge=0, le=10**9)
-    payload_indexes: dict[str, FIELD_TYPES] = Field(default_factory=dict)
+    payload_indexes: dict[str, FieldKind] = Field(default_factory=dict)
 
 
 class VectorsDiff(Request):
@@ -144,7 +143,7 @@ class UpdateCollection(Request):
 class FieldSchema(Request):
     """A payload index with any of the parameters that Qdrant's indexes have, kept as sent."""
 
-    type: FIELD_TYPES
+    type: FieldKind
     is_tenant: bool | None = None
     is_principal: bool | None = None
     on_disk: bool | None = None
@@ -176,7 +175,7 @@ class CreateIndex(Request):
 
     model_config = ConfigDict(json_schema_extra={"example": {"field_name": "topic", "field_schema": "keyword"}})
     field_name: str = Field(min_length=1, max_length=512)
-    field_schema: Annotated[FIELD_TYPES | FieldSchema, BeforeValidator(_named_type)]
+    field_schema: Annotated[FieldKind | FieldSchema, BeforeValidator(_named_type)]
 
 
 class Train(Request):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,22 +12,12 @@ import pytest
 
 from service import cli_train_encoder
 from tests.service_calls import command
-from tests.toy_encoders import TOPICS, write_pairs, write_toy
+from tests.toy_encoders import TOPICS, write_pairs
 
 QUICK = ("--sizes", "1x4,2x32", "--batch", "8", "--steps", "6", "--seed", "3", "--threads", "1", "--device", "cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_plot():
-    """Without matplotlib, which takes seconds to come."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "matplotlib.figure", None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy(tmp_path_factory.mktemp("toy"))
+pytestmark = pytest.mark.usefixtures("no_plot")
 
 
 @pytest.fixture
