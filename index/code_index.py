@@ -73,15 +73,15 @@ def _borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[V
 
 
 class CodeIndex:
-    """Codes in inverted lists ("bands"), each scanned for its own best candidates."""
+    """Codes in inverted lists: scanned list by list (`scan`), or some of them together (`probe`)."""
 
     def __init__(self, codes: Codes, bands: Sequence[Positions]) -> None:
-        """Build from `(n, m / 8)` codes; `bands` cut the positions 0..n-1 into lists."""
+        """Build from `(n, m / 8)` codes; `bands` cut the positions 0..n-1 into lists, each ascending."""
         self.code_bytes = codes.shape[1]
         dimensions = codes.shape[1] * 8
-        # Never asked for the nearest list, but FAISS wants one vector a list.
+        # Never asked for the nearest list, but FAISS wants it to have a vector for each.
         self._quantizer = faiss.IndexFlatIP(dimensions)
-        self._quantizer.add(np.zeros((len(bands), dimensions), dtype=np.float32))
+        self._quantizer.ntotal = len(bands)
         nibbles = dimensions // DIMENSIONS_A_NIBBLE
         self._index = faiss.IndexIVFPQFastScan(
             self._quantizer, dimensions, len(bands), nibbles, 4, faiss.METRIC_INNER_PRODUCT
@@ -97,33 +97,42 @@ class CodeIndex:
             lists.add_entries(number, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(blocks))
         self._invlists = lists
         self._index.ntotal = len(codes)
-        self._lists = np.arange(len(bands), dtype=np.int64).reshape(-1, 1)
+        self.sizes = np.array([len(positions) for positions in bands], dtype=np.int64)
+        self._band_of = np.zeros(0, dtype=np.uint8)
+        if len(bands) > 1:
+            self._band_of = np.empty(len(codes), dtype=np.min_scalar_type(len(bands) - 1))
+            for number, positions in enumerate(bands):
+                self._band_of[positions] = number
 
     @property
     def bands(self) -> int:
         """The number of inverted lists."""
-        return len(self._lists)
+        return len(self.sizes)
 
     def memory_bytes(self) -> tuple[int, int]:
-        """Return the bytes in memory of codes and of ids."""
-        sizes = [self._invlists.list_size(band) for band in range(self.bands)]
-        return sum(-(-size // BLOCK) * BLOCK * self.code_bytes for size in sizes), 8 * sum(sizes)
+        """Return the bytes in memory of codes, and of ids and what lists they are in."""
+        blocks = int((-(-self.sizes // BLOCK)).sum())
+        return blocks * BLOCK * self.code_bytes, 8 * int(self.sizes.sum()) + self._band_of.nbytes
+
+    def counts(self, positions: Positions) -> NDArray[np.int64]:
+        """Return how many of some positions are in each list."""
+        if self.bands == 1:
+            return np.array([len(positions)])
+        return np.bincount(self._band_of[positions], minlength=self.bands)
 
     def codes_at(self, positions: Positions) -> Codes:
         """Read `(k, m / 8)` codes back from the blocks."""
         if self.bands == 1:
             return from_blocks(self._blocks(0), self.code_bytes, positions)
         codes = np.empty((len(positions), self.code_bytes), dtype=np.uint8)
-        order = np.argsort(positions)
-        wanted = positions[order]  # ascending: looked up several times as fast
-        for band in range(self.bands):
-            ids = self._ids(band)
-            if not len(ids):
-                continue
-            # Ascending in every band; a position outside of this one lands on an id that is not its own.
-            offsets = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-            mine = ids[offsets] == wanted
-            codes[order[mine]] = from_blocks(self._blocks(band), self.code_bytes, offsets[mine])
+        if not len(positions):
+            return codes
+        bands = self._band_of[positions]
+        order = np.argsort(bands, kind="stable")
+        numbers, starts = np.unique(bands[order], return_index=True)
+        for band, mine in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+            offsets = np.searchsorted(self._ids(band), positions[mine])
+            codes[mine] = from_blocks(self._blocks(band), self.code_bytes, offsets)
         return codes
 
     def _ids(self, band: int) -> Positions:
@@ -134,35 +143,47 @@ class CodeIndex:
         return _borrowed(self._invlists.get_codes(band), np.uint8, blocks * BLOCK * self.code_bytes)
 
     def scan(self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None) -> tuple[Positions, Float32s]:
-        """Return positions and scores of the best `candidates` documents of every band.
+        """Return positions and scores of the best `candidates` documents of every list, each for itself.
 
         Parameters
         ----------
         query : (m,) float32, in code space.
-        candidates : k1 a band; fewer come back where a band holds fewer (allowed) documents.
+        candidates : k1 a list; fewer come back where a list holds fewer (allowed) documents.
         allowed : bitmap over positions (least significant bit first), None allows all.
 
         Returns
         -------
         positions : (c,) int64, and scores : (c,) float32 `<query, +-1 code>`, higher is better, unordered.
         """
+        return self._search(query, candidates, allowed, np.arange(self.bands, dtype=np.int64)[:, None])
+
+    def probe(
+        self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, lists: NDArray[np.int64]
+    ) -> tuple[Positions, Float32s]:
+        """Return what `scan` does, but of all the given lists together."""
+        return self._search(query, candidates, allowed, np.ascontiguousarray(lists[None, :]))
+
+    def _search(
+        self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, groups: NDArray[np.int64]
+    ) -> tuple[Positions, Float32s]:
+        """Return the best of each of (g, lists) groups of lists."""
         params = faiss.SearchParametersIVF()
-        params.nprobe = 1
+        params.nprobe = groups.shape[1]
         if allowed is not None:
             # Both must outlive the call: FAISS keeps bare pointers.
             selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
             params.sel = selector
-        queries = np.repeat(query[None, :], len(self._lists), axis=0)
-        unused = np.zeros(self._lists.shape, dtype=np.float32)
+        queries = np.repeat(query[None, :], len(groups), axis=0)
+        unused = np.zeros(groups.shape, dtype=np.float32)
         k = min(candidates, self._index.ntotal)
-        found = np.empty((len(queries), k), dtype=np.float32)
-        positions = np.empty((len(queries), k), dtype=np.int64)
+        found = np.empty((len(groups), k), dtype=np.float32)
+        positions = np.empty((len(groups), k), dtype=np.int64)
         # FAISS's Python wrapper of this call refuses parameters; the call itself takes them.
         self._index.search_preassigned_c(  # type: ignore[attr-defined]
-            len(queries),
+            len(groups),
             faiss.swig_ptr(queries),
             k,
-            faiss.swig_ptr(self._lists),
+            faiss.swig_ptr(groups),
             faiss.swig_ptr(unused),
             faiss.swig_ptr(found),
             faiss.swig_ptr(positions),
@@ -174,18 +195,20 @@ class CodeIndex:
         if not short:
             return positions[present], found[present]
         flags = None if allowed is None else unpack_bits(allowed, self._index.ntotal)
-        left_out = [self._left_out(band, positions[band, present[band]], k, flags) for band in short]
+        left_out = [self._left_out(groups[group], positions[group, present[group]], k, flags) for group in short]
         rest: Positions = np.concatenate(left_out)
         lowest = np.full(len(rest), -np.abs(query).sum(), dtype=np.float32)
         return np.concatenate([positions[present], rest]), np.concatenate([found[present], lowest])
 
-    def _left_out(self, band: int, found: Positions, k: int, allowed: NDArray[np.bool_] | None) -> Positions:
-        """Return up to k minus found positions of a band that FAISS did not return though they are allowed.
+    def _left_out(
+        self, lists: NDArray[np.int64], found: Positions, k: int, allowed: NDArray[np.bool_] | None
+    ) -> Positions:
+        """Return up to k minus found positions of some lists that FAISS did not return though they are allowed.
 
         Its fast scan starts from the lowest score that its tables can express and takes what is better, so
         documents at that lowest score, `-|query|_1`, never come back however many are wanted.
         """
-        ids = self._ids(band)
+        ids = np.concatenate([self._ids(band) for band in lists.tolist()])
         if allowed is not None:
             ids = ids[allowed[ids]]
         if len(ids) == len(found):

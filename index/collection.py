@@ -22,6 +22,7 @@ import orjson
 from index import durable
 from index.appender import VectorAppender
 from index.binarizer import Binarizer, BinarizerFactory
+from index.clustering import Clustering
 from index.commit import Change, Committer
 from index.errors import DiskFull, InvalidInput, ReadOnlyCollection, VectorsDropped
 from index.exact import Scorer, search_exact
@@ -77,6 +78,7 @@ class Collection:
         self.last_write = time.monotonic()
         self.closed = False
         self.upkeep = threading.Lock()  # held by the one who merges or compacts
+        self.clustering: Clustering | None = None  # lists that upkeep is finding
         try:
             files = self._open(options)
             most = options.file_bytes if self.config.store_vectors else CODES_ONLY_FILE_BYTES

@@ -13,11 +13,13 @@ from index.code_index import BLOCK
 from index.collection import Collection
 from index.fields.field import FieldKind
 from index.info import folder_bytes
+from index.lists import lists_for
 from index.options import StoreOptions
 from index.points import NUMPY_TYPES, CollectionConfig
 
 FAISS_ID = 8
-OFFSET = BETA = 4
+LIST_OF = 2
+BETA = 4
 FLOAT = 4
 # Of the record: what SQLite takes for a point beside its payload and text (measured, docs/deployment.md).
 RECORD_POINT = 80
@@ -40,8 +42,9 @@ class Footprint:
 
     Attributes
     ----------
-    memory : `codes` (bit planes), `ids` (FAISS's), `factors`, `rows` (which row lies where, and which count), `tail`
-        (newest vectors, not coded yet), `payload_indexes`, `binarizers`.
+    memory : `codes` (bit planes), `ids` (FAISS's, and in which inverted list each is), `lists` (their centroids),
+        `factors`, `rows` (which row lies where, and which count), `tail` (newest vectors, not coded yet),
+        `payload_indexes`, `binarizers`.
     disk : `vectors`, `record` (ids, payloads, texts), `codes`, `payload_indexes`.
     """
 
@@ -53,7 +56,7 @@ def footprint(collection: Collection) -> Footprint:
     """Count the bytes of a collection as it is."""
     view = collection.view
     parts = [segment.bytes_by_part() for segment in view.segments]
-    memory = {name: sum(part[name] for part in parts) for name in ("codes", "ids", "factors", "rows")}
+    memory = {name: sum(part[name] for part in parts) for name in ("codes", "ids", "lists", "factors", "rows")}
     memory["tail"] = view.tail.buffer.nbytes + view.tail.alive.nbytes
     memory["payload_indexes"] = collection.fields.memory_bytes()
     memory["binarizers"] = sum(len(binarizer.to_bytes()) for binarizer in view.binarizers.values())
@@ -88,9 +91,14 @@ def foretell(
     factors = each * coded
     code_bytes = config.bits * m // 8
     kinds = list((payload_indexes or {}).values())
+    lists = lists_for(coded) if config.store_vectors and coded >= options.list_rows else 0
+    padded = coded + (BLOCK * max(1, lists) // 2 if coded else 0)  # the last block of a list is half empty
+    # Of norms that differ, codes lie in a few bands.
+    list_of = LIST_OF if lists else int(config.distance != "Cosine")
     memory = {
-        "codes": -(-coded // BLOCK) * BLOCK * m // 8 + coded * (config.bits - 1) * m // 8,
-        "ids": FAISS_ID * coded,
+        "codes": padded * m // 8 + coded * (config.bits - 1) * m // 8,
+        "ids": (FAISS_ID + list_of) * coded,
+        "lists": lists * config.dimension,
         "factors": factors,
         "rows": points // 8,
         "tail": tail * (FLOAT * config.dimension + 1),
@@ -100,7 +108,7 @@ def foretell(
     vectors = points * config.dimension * NUMPY_TYPES[config.dtype].itemsize if config.store_vectors else 0
     disk = {
         "vectors": vectors,
-        "codes": coded * code_bytes + factors,
+        "codes": coded * code_bytes + factors + lists * FLOAT * config.dimension + (LIST_OF * coded if lists else 0),
         "record": round(points * (RECORD_POINT + payload_bytes + text_bytes)),
         "payload_indexes": round(sum(FIELD_POINT[kind][1] for kind in kinds) * points),
     }

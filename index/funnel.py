@@ -20,6 +20,7 @@ from index.codes import pack_bits, values
 from index.exact import Scorer, read_scores, search_exact, tail_scores
 from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
+from index.probing import lists_to_probe
 from index.ranking import Clock, Ranking, best, joined
 from index.segment import Segment
 from index.view import View
@@ -129,10 +130,10 @@ def search_codes(
     """Find candidates among the codes and rank the best of them with full-precision vectors.
 
     Rows of the tail have no codes: they are scored exactly and join at the end. Never fewer than k results
-    when k (allowed) rows exist: inverted lists are scanned whole, and k1 is at least k. By default k2 is at least
-    2 k and k1 at least 2 k2, so that large pages are reranked from more than what they show. Where k2 is less
-    than k, rows beyond it keep their estimates as scores; so do rows whose vectors are dropped. Estimates are of
-    products of whole vectors: `scorer.within` counts in what is read.
+    when k (allowed) rows exist: k1 is at least k, and where lists that are looked into hold fewer, all are. By
+    default k2 is at least 2 k and k1 at least 2 k2, so that large pages are reranked from more than what they show.
+    Where k2 is less than k, rows beyond it keep their estimates as scores; so do rows whose vectors are dropped.
+    Estimates are of products of whole vectors: `scorer.within` counts in what is read.
     """
     query, distance = scorer.query, scorer.distance
     readable = max(READ_ALLOWED, k) if params.rerank is None else params.rerank
@@ -152,7 +153,7 @@ def search_codes(
     if k1 is None:
         k1 = max(default_rerank(distance, len(query), 1) if refining else CANDIDATES, 2 * k2)
     k1 = max(k1, k2, k)
-    found = _scan(view, queries, k1, allowed, clock, stages)
+    found = _scan(view, query, queries, k, k1, allowed, params.probes, clock, stages)
     with clock.stage("refine"):
         if refining:
             found = _best_of(found, k1)
@@ -179,30 +180,47 @@ def search_codes(
 
 
 def _scan(
-    view: View, queries: Mapping[int, Mapped], k1: int, allowed: Rows | None, clock: Clock, stages: Stages
+    view: View,
+    query: Float32s,
+    mapped: Mapping[int, Mapped],
+    k: int,
+    k1: int,
+    allowed: Rows | None,
+    probes: int | None,
+    clock: Clock,
+    stages: Stages,
 ) -> list[Found]:
     """Return what plane 0 proposes in each segment."""
     found = []
     for segment in view.segments:
         clock.check()
         with clock.stage("scan"):
-            bitmap, count = _allowed_positions(segment, allowed)
-            if count == 0:
+            at = None if allowed is None else segment.positions_of(allowed)
+            rows = segment.count if at is None else len(at)
+            if rows == 0:
                 continue
-            query = queries[segment.binarizer]
-            positions, sums = segment.index.scan(query.coded, k1, bitmap)
-        stages.scanned += count
+            bitmap = segment.alive if at is None else _bitmap(at, len(segment))
+            own = mapped[segment.binarizer]
+            if segment.centroids is None:
+                positions, sums = segment.index.scan(own.coded, k1, bitmap)
+                stages.scanned += rows
+            else:
+                lists, held = lists_to_probe(segment, query, k, probes, at)
+                positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
+                if len(positions) < min(k, rows):
+                    lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
+                    positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
+                stages.probed += len(lists)
+                stages.scanned += held
         stages.candidates += len(positions)
-        found.append(Found(segment, query, positions, sums))
+        found.append(Found(segment, own, positions, sums))
     return found
 
 
-def _allowed_positions(segment: Segment, allowed: Rows | None) -> tuple[NDArray[np.uint8] | None, int]:
-    """Return the bitmap of positions to scan (None: all) and how many there are."""
-    if allowed is None:
-        return segment.alive, segment.count
-    flags = segment.flags_of(allowed)
-    return pack_bits(flags), int(flags.sum())
+def _bitmap(positions: Positions, length: int) -> NDArray[np.uint8]:
+    flags = np.zeros(length, dtype=np.bool_)
+    flags[positions] = True
+    return pack_bits(flags)
 
 
 def _best_of(found: list[Found], k1: int) -> list[Found]:

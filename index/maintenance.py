@@ -1,6 +1,7 @@
 """Decides what upkeep a collection needs, and does it beside reading and writing.
 
-Segments of codes merge by size class, so that a query visits few (`index/merging.py`); vector files that hold mostly
+Segments of codes merge by size class, so that a query visits few (`index/merging.py`); large ones get inverted lists
+(`index/listing.py`); vector files that hold mostly
 dead rows are rewritten without them (`index/compaction.py`). Where codes are all that is to be kept, vector files are
 dropped once they are coded (`index/dropping.py`).
 """
@@ -18,6 +19,7 @@ from index.compaction import compact, compaction_candidates
 from index.dropping import drop_vectors
 from index.errors import DiskFull
 from index.indexing import fill_piece, save_fields
+from index.listing import list_piece
 from index.merging import alive_rows, merge
 from index.segment import Segment
 from index.versions import upgrade as upgrade
@@ -123,11 +125,11 @@ def step(collection: Collection, *, idle: bool) -> bool:
         if files:
             compact(collection, files)
             return True
-        return False
+        return list_piece(collection)
 
 
 def optimize(collection: Collection) -> None:
-    """Do all upkeep at once: codes for every row, one segment, no dead rows but in the newest file."""
+    """Do all upkeep at once: codes for every row, one segment with its lists, no dead rows but in the newest file."""
     collection.seal()
     with collection.upkeep:
         if collection.closed:
@@ -140,6 +142,8 @@ def optimize(collection: Collection) -> None:
         while files:
             compact(collection, files)
             files = compaction_candidates(collection, 0.0)
+        while list_piece(collection):
+            pass
 
 
 class Maintainer:

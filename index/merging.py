@@ -148,7 +148,8 @@ def _contained(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
 
 
 def _remove_superseded(collection: Collection, span: tuple[int, int], keep: str) -> None:
-    for path in (collection.folder / "codes").glob("*.codes"):
+    folder = collection.folder / "codes"
+    for path in [*folder.glob("*.codes"), *folder.glob("*.lists")]:
         first, end = span_of(path)
         if path.name != keep and first >= span[0] and end <= span[1]:
             path.unlink(missing_ok=True)

@@ -13,6 +13,8 @@ import numpy as np
 from index.binarizer import Binarizer, BinarizerFactory
 from index.codes_file import DamagedCodes, load, span_of
 from index.errors import CorruptCollection
+from index.lists import Lists
+from index.lists_file import lists_path, load_lists
 from index.points import NUMPY_TYPES, CollectionConfig, Rows
 from index.record import FileEntry, Reader
 from index.segment import Segment
@@ -93,7 +95,7 @@ def load_codes(
     The rest is removed. Returns all, in the order of rows.
     """
     sound: list[tuple[Path, SegmentData]] = []
-    remove_strays(folder, {path.name for path in folder.glob("*.codes")})
+    remove_strays(folder, {path.name for pattern in ("*.codes", "*.lists") for path in folder.glob(pattern)})
     for path in sorted(path for path in folder.glob("*.codes") if path.name not in named):
         try:
             data = load(path)
@@ -112,6 +114,10 @@ def load_codes(
         if all(data.end_row <= other.first_row or data.first_row >= other.end_row for other in chosen):
             chosen.append(data)
         else:
+            path.unlink()
+    lists = {lists_path(folder, data).name for data in chosen}
+    for path in folder.glob("*.lists"):
+        if path.name not in lists:
             path.unlink()
     return sorted(chosen, key=lambda data: data.first_row)
 
@@ -171,7 +177,7 @@ def open_view(
     if missing and not binarizers:
         version, binarizer = fit(view)
         view = replace(view, seq=view.seq + 1, binarizers={version: binarizer})
-    segments = [_without_missing(Segment.build(data, config.distance), view, dead) for data in covered]
+    segments = [_without_missing(_built(folder / "codes", data, config), view, dead) for data in covered]
     for gap in missing:
         segments += _encode_gap(view, gap, dead, config)
     kept = (segment for segment in segments if segment.count or segment.first_row in named)
@@ -182,6 +188,20 @@ def open_view(
             hint="restore the collection from a backup",
         )
     return view
+
+
+def _built(folder: Path, data: SegmentData, config: CollectionConfig) -> Segment:
+    """Return a segment of codes, in its lists if all of them were found and saved."""
+    lists: Lists | None = None
+    path = lists_path(folder, data)
+    if path.exists():
+        saved = load_lists(path, data, config.dimension)
+        if saved is None:
+            log.warning("%s does not fit its codes; the lists are found again", path)
+            path.unlink()
+        elif saved.next_row == data.end_row:
+            lists = saved.lists
+    return Segment.build(data, config.distance, lists)
 
 
 def _tail(maps: tuple[VectorMap, ...], start: int, end_row: int, dimension: int) -> Tail:

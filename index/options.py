@@ -18,6 +18,7 @@ class StoreOptions:
     tail_rows : rows after which the newest rows get codes, once there is a binarizer.
     fan_out : neighbouring segments of one size class that are merged into one.
     max_segment_rows : segments do not grow beyond this by merging.
+    list_rows : segments from this size on get inverted lists, so that a query looks at a part of their codes.
     save_rows : segments from this size on are saved as they are made; smaller ones at close.
     fit_rows : vectors that a binarizer is fitted to, at most.
     file_bytes : size at which a vector file is full.
@@ -31,6 +32,7 @@ class StoreOptions:
     tail_rows: int = 4096
     fan_out: int = 8
     max_segment_rows: int = 4_000_000
+    list_rows: int = 65_536
     save_rows: int = 16_384
     fit_rows: int = 50_000
     file_bytes: int = FILE_BYTES

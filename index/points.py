@@ -163,6 +163,7 @@ class SearchParams:
         scores, so 0 ranks by codes alone.
     bits : planes used, 1 to what the collection stores.
     symmetric : the query is coded too, on the same grid as the documents (BEBR's SDC).
+    probes : inverted lists, at least 1, that are looked into in each segment that has lists; more under a filter.
     """
 
     exact: bool | None = None
@@ -170,10 +171,11 @@ class SearchParams:
     rerank: int | None = None
     bits: int | None = None
     symmetric: bool = False
+    probes: int | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without a collection. Raises InvalidInput."""
-        for name, least in (("candidates", 1), ("rerank", 0), ("bits", 1)):
+        for name, least in (("candidates", 1), ("rerank", 0), ("bits", 1), ("probes", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InvalidInput(f"{name} is {value}, but must be at least {least}", param=f"params.{name}")
@@ -183,15 +185,16 @@ class SearchParams:
 class Stages:
     """What one search did. Times are milliseconds, `bytes_read` counts full-precision vector bytes.
 
-    `scanned` rows were looked at, `candidates` rows came out of the scans of codes, `refined` rows had further
-    planes scored, `reranked` rows were scored in full precision. `bits` planes were used (the most of any
-    segment), 0 in mode `exact`. A filter left `filtered_to` rows, for which `payloads_read` had to be looked at
-    because no payload index could tell; both are None without a filter.
+    `probed` inverted lists and `scanned` rows were looked at, `candidates` rows came out of the scans of codes,
+    `refined` rows had further planes scored, `reranked` rows were scored in full precision. `bits` planes were used
+    (the most of any segment), 0 in mode `exact`. A filter left `filtered_to` rows, for which `payloads_read` had to
+    be looked at because no payload index could tell; both are None without a filter.
     """
 
     mode: Literal["exact", "codes"] = "exact"
     bits: int = 0
     symmetric: bool = False
+    probed: int = 0
     scanned: int = 0
     candidates: int = 0
     refined: int = 0

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from index.code_index import CodeIndex, Positions
 from index.codes import Planes, pack_bits, unpack_bits
+from index.lists import Centroids, Lists
 from index.plane_scores import Rest, deinterleave, interleave
 from index.points import Distance, Float32s, Rows
 from index.segment_data import Factors, SegmentData, narrowed, of_rows
 
 FIRST_BAND = 1024
+PIECE = 1 << 16  # positions whose codes are laid out again at a time
 SPREAD = 0.05  # standard deviation over mean of the norms, above which a scan must know about norms
 
 
@@ -41,7 +43,8 @@ class Segment:
     """A searchable range.
 
     `index` holds plane 0 laid out for scans, `rest` the further planes as they are scored, `factors` are (n, bits),
-    column by column. `alive` is a bitmap over positions, None when nothing in it was deleted.
+    column by column. `alive` is a bitmap over positions, None when nothing in it was deleted. `centroids` are those of
+    the inverted lists of `index`, None while a query has to look at all of it.
     """
 
     first_row: int
@@ -54,22 +57,33 @@ class Segment:
     offsets: NDArray[np.uint32] | None
     alive: NDArray[np.uint8] | None
     count: int
+    centroids: Centroids | None = None
 
     @classmethod
-    def build(cls, data: SegmentData, distance: Distance) -> Segment:
-        """Lay codes out for scanning; every row counts as alive."""
+    def build(cls, data: SegmentData, distance: Distance, lists: Lists | None = None) -> Segment:
+        """Lay codes out for scanning, in inverted lists if there are any; every row counts as alive."""
+        bands = norm_bands(data, distance) if lists is None else lists.positions()
         return cls(
             first_row=data.first_row,
             end_row=data.end_row,
             binarizer=data.binarizer,
-            index=CodeIndex(data.planes[:, 0], norm_bands(data, distance)),
+            index=CodeIndex(data.planes[:, 0], bands),
             rest=interleave(data.planes[:, 1:]),
             factors=narrowed(data.factors, distance).copy(order="F"),
             beta=data.beta,
             offsets=data.offsets,
             alive=None,
             count=len(data),
+            centroids=None if lists is None else Centroids(lists.centroids),
         )
+
+    def listed(self, lists: Lists) -> Segment:
+        """Return the same segment with its codes in inverted lists."""
+        codes = np.empty((len(self), self.index.code_bytes), dtype=np.uint8)
+        for start in range(0, len(self), PIECE):
+            positions = np.arange(start, min(start + PIECE, len(self)), dtype=np.int64)
+            codes[positions] = self.index.codes_at(positions)
+        return replace(self, index=CodeIndex(codes, lists.positions()), centroids=Centroids(lists.centroids))
 
     @property
     def bits(self) -> int:
@@ -87,11 +101,15 @@ class Segment:
         return float(self.bits * (self.index.code_bytes + self.factors.itemsize) + 8 + 4 * optional)
 
     def bytes_by_part(self) -> dict[str, int]:
-        """Return the bytes in memory of `codes`, FAISS's `ids`, `factors`, and `rows`: which lie where, which count."""
+        """Return the bytes in memory of `codes`, FAISS's `ids` and where they are, `factors`, `rows`, `lists`.
+
+        Rows: which lie where, and which count. Lists: their centroids.
+        """
         rows = sum(part.nbytes for part in (self.offsets, self.alive) if part is not None)
         factors = self.factors.nbytes + (0 if self.beta is None else self.beta.nbytes)
         codes, ids = self.index.memory_bytes()
-        return {"codes": codes + self.rest.nbytes, "ids": ids, "factors": factors, "rows": rows}
+        lists = 0 if self.centroids is None else self.centroids.nbytes
+        return {"codes": codes + self.rest.nbytes, "ids": ids, "factors": factors, "rows": rows, "lists": lists}
 
     def rest_at(self, positions: Positions) -> Rest:
         """Return the further planes of positions, as they lie."""
@@ -133,6 +151,15 @@ class Segment:
         at: Positions = np.minimum(np.searchsorted(self.offsets, inside), len(self) - 1)
         found: Positions = at[self.offsets[at] == inside]
         return found
+
+    def holds(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return which of ascending rows have a position."""
+        flags = (rows >= self.first_row) & (rows < self.end_row)
+        if self.offsets is not None:
+            inside = rows[flags] - self.first_row
+            at = np.minimum(np.searchsorted(self.offsets, inside), max(len(self) - 1, 0))
+            flags[flags] = self.offsets[at] == inside
+        return flags
 
     def flags_of(self, rows: Rows) -> NDArray[np.bool_]:
         """Return which positions hold one of these rows (rows elsewhere are passed over)."""

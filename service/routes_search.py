@@ -256,4 +256,5 @@ def _to_params(params: schemas_search.Params | None) -> SearchParams:
         rerank=params.rerank,
         bits=params.bits,
         symmetric=params.symmetric,
+        probes=params.probes,
     )

@@ -22,7 +22,8 @@ class Params(Request):
     """How to search; the defaults are chosen by the size and the codes of the collection.
 
     `bits`: how many of the stored bits a dimension are used. `symmetric`: the query is coded too. `candidates`: rows
-    that each scan proposes. `rerank`: full-precision vectors that are read; 0 ranks by codes alone.
+    that each scan proposes. `rerank`: full-precision vectors that are read; 0 ranks by codes alone. `probes`: inverted
+    lists that are looked into in each segment.
     `layers`, `dimensions`: the size at which the text of the query is encoded, one that its encoder has.
     """
 
@@ -31,6 +32,7 @@ class Params(Request):
     symmetric: bool = False
     candidates: int | None = Field(default=None, ge=1, le=1_000_000)
     rerank: int | None = Field(default=None, ge=0, le=1_000_000)
+    probes: int | None = Field(default=None, ge=1, le=1_000_000)
     layers: int | None = Field(default=None, ge=0, le=1000)
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
     hnsw_ef: NoEffect = None

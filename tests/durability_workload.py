@@ -45,6 +45,7 @@ OPTIONS = StoreOptions(
     tail_rows=24,
     fan_out=3,
     save_rows=1,
+    list_rows=20,
     file_bytes=12 * DIMENSION * 4,
     dead_share=0.5,
     background=False,

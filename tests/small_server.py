@@ -28,6 +28,7 @@ OPTIONS = StoreOptions(
     tail_rows=64,
     fan_out=3,
     save_rows=64,
+    list_rows=200,
     file_bytes=100 * DIMENSION * 4,
     dead_share=0.3,
     idle_seconds=0.2,

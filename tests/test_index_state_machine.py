@@ -55,7 +55,8 @@ class Machine(RuleBasedStateMachine):
         self.store.create("c", config(distance, dimension=D, bits=bits))
 
     def open(self):
-        self.store = open_store(self.folder, first_fit=12, tail_rows=6, save_rows=8, fan_out=3, file_bytes=9 * D * 4)
+        small = {"first_fit": 12, "tail_rows": 6, "save_rows": 8, "list_rows": 10, "fan_out": 3}
+        self.store = open_store(self.folder, **small, file_bytes=9 * D * 4)
 
     @property
     def collection(self):

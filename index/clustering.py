@@ -1,0 +1,104 @@
+"""Finds the inverted lists of one segment, piece by piece: centroids round by round, then the list of each row.
+
+What was found is saved now and then, so that a start goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from index.errors import DiskFull
+from index.lists import ROUNDS, SAMPLE_A_LIST, Assigner, Lists, improved, lists_for
+from index.lists_file import SavedLists, lists_path, load_lists, save_lists
+from index.points import Float32s
+from index.segment import Segment
+from index.view import View
+
+log = logging.getLogger(__name__)
+
+SEED = 0
+SAMPLE_BYTES = 64 * 2**20  # of the vectors that centroids are found from, at most
+PRODUCTS = 1 << 35  # of numbers, that a piece costs: about a second
+LEAST_ROWS = 1024
+PIECES_A_SAVE = 32
+
+
+class Clustering:
+    """The lists of a segment, while they are found."""
+
+    def __init__(self, segment: Segment, folder: Path, dimension: int) -> None:
+        """Begin, or go on from what is saved in the folder of the segment's codes."""
+        self.segment = segment
+        self._path = lists_path(folder, segment)
+        self._dimension = dimension
+        self._rounds = 0
+        self._pieces = 0
+        self._sample: Float32s | None = None
+        self._assigner: Assigner | None = None
+        self._centroids: Float32s | None = None
+        self._membership = np.zeros(len(segment), dtype=np.uint16)
+        self._next_row = segment.first_row
+        saved = load_lists(self._path, segment, dimension)
+        if saved is not None:
+            self._rounds, self._next_row = ROUNDS, saved.next_row
+            self._centroids, self._membership = saved.lists.centroids, saved.lists.membership
+
+    @property
+    def share(self) -> float:
+        """How much of the rows have their list, 0 to 1."""
+        return (self._next_row - self.segment.first_row) / (self.segment.end_row - self.segment.first_row)
+
+    def step(self, view: View) -> Lists | None:
+        """Do the next piece, in about a second; return the lists when all is done.
+
+        Parameters
+        ----------
+        view : of now, which holds the segment; of its dead rows it need not have the vectors.
+        """
+        if self._rounds < ROUNDS:
+            self._improve(view)
+        elif self._next_row < self.segment.end_row:
+            self._assign(view)
+        else:
+            assert self._centroids is not None
+            return Lists(self._centroids, self._membership)
+        return None
+
+    def _improve(self, view: View) -> None:
+        lists = lists_for(self.segment.count)
+        if self._sample is None:
+            wanted = max(lists, min(SAMPLE_A_LIST * lists, SAMPLE_BYTES // (4 * self._dimension)))
+            alive = self.segment.alive_rows()
+            alive = alive[view.readable(alive)]
+            chosen = np.random.default_rng(SEED).choice(alive, min(wanted, len(alive)), replace=False)
+            self._sample = view.read(np.sort(chosen))
+        self._centroids = improved(self._centroids, self._sample, min(lists, len(self._sample)), SEED)
+        self._rounds += 1
+        if self._rounds == ROUNDS:
+            self._sample = None
+            self._save()
+
+    def _assign(self, view: View) -> None:
+        assert self._centroids is not None
+        if self._assigner is None:
+            self._assigner = Assigner(self._centroids)
+        rows_a_piece = max(LEAST_ROWS, PRODUCTS // self._centroids.size)
+        stop = min(self._next_row + rows_a_piece, self.segment.end_row)
+        for rows, vectors in view.pieces(self._next_row, stop):
+            coded = self.segment.holds(rows)
+            positions = self.segment.positions_of(rows)
+            self._membership[positions] = self._assigner(vectors if coded.all() else vectors[coded])
+        self._next_row = stop
+        self._pieces += 1
+        if self._pieces % PIECES_A_SAVE == 0 or stop == self.segment.end_row:
+            self._save()
+
+    def _save(self) -> None:
+        assert self._centroids is not None
+        try:
+            save_lists(self._path, self.segment, SavedLists(Lists(self._centroids, self._membership), self._next_row))
+        except DiskFull as error:
+            log.warning("lists are not saved, the next start finds them again: %s", error)

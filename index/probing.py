@@ -1,0 +1,76 @@
+"""Which inverted lists of a segment a query looks into."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.code_index import Positions
+from index.lists import ListNumbers
+from index.points import Float32s
+from index.segment import Segment
+
+# Measured on 465,369 texts in 4,096 lists (docs/log.md): .98 of the ten nearest rows are in the lists of the nearest
+# 6 % of centroids; of the hundred nearest in twice as many, of the thousand nearest in four times as many.
+SHARE = 0.08
+DEPTH = 10
+DEEPER = 0.3  # lists grow with this power of how deep a query looks
+LEAST_LISTS = 4
+
+
+def lists_to_probe(
+    segment: Segment, query: Float32s, k: int, probes: int | None, allowed: Positions | None
+) -> tuple[ListNumbers, int]:
+    """Return the lists for the k best rows of a segment that has lists, the nearest first, and what rows they hold.
+
+    How many lists grows with how deep the query looks: how many rows, allowed or not, are nearer than its k-th best.
+    Under a filter that is read off the lists: the rows in the nearest ones until k of them are allowed. So a
+    filter that goes with the query costs nothing, and one that is indifferent to it some more lists. One that opposes
+    it has its rows farther away: lists are looked into until they hold as large a part of the allowed rows.
+
+    Parameters
+    ----------
+    query : (d,) float32.
+    probes : how many lists for the ten best rows without a filter; None for as many as these usually lie in.
+    allowed : positions that a filter allows, None for all; lists without any are left out.
+
+    Returns
+    -------
+    lists : their numbers, and how many (allowed) rows are in them.
+    """
+    assert segment.centroids is not None
+    centroids, sizes = segment.centroids, segment.index.sizes
+    plain = max(LEAST_LISTS, round(SHARE * len(centroids))) if probes is None else probes
+    if allowed is None:
+        lists = centroids.nearest(query, _deeper(plain, k))
+        return lists, int(sizes[lists].sum())
+    counts = segment.index.counts(allowed)
+    order = centroids.nearest(query, len(centroids))
+    reached = np.cumsum(counts[order])
+    near = min(_deeper(plain, _depth(reached, sizes[order], k)), len(order))
+    count = max(near, int(np.searchsorted(reached, near / len(order) * len(allowed))) + 1)
+    chosen = order[:count]
+    chosen = chosen[counts[chosen] > 0]
+    return chosen, int(counts[chosen].sum())
+
+
+def _deeper(lists: int, depth: float) -> int:
+    """Return how many lists are looked into for rows at some depth, where so many do for the ten best."""
+    return math.ceil(lists * math.pow(max(depth, DEPTH) / DEPTH, DEEPER))
+
+
+def _depth(reached: NDArray[np.int64], rows: NDArray[np.int64], k: int) -> float:
+    """Return how many rows come before the k-th allowed one, of lists in order; all if there are fewer.
+
+    Parameters
+    ----------
+    reached, rows : (lists,) how many allowed rows are in the lists so far, how many rows in each.
+    """
+    at = int(np.searchsorted(reached, k))
+    if at == len(reached):
+        return float(rows.sum())
+    before = int(reached[at - 1]) if at else 0
+    within = (k - before) / (int(reached[at]) - before)
+    return float(rows[:at].sum() + within * rows[at])
