@@ -404,8 +404,9 @@ class Collection:
                 if chosen is not None:
                     ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.rows), chosen.read
                     ranking.stages.milliseconds["filter"] = round(filtering, 4)
-                with Clock(ranking.stages, deadline).stage("fetch"):
-                    hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)
+                clock = Clock(ranking.stages, deadline)
+                hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)
+                clock.lap("fetch")
                 results.append(SearchResult(hits=hits, stages=ranking.stages))
             return results
 

@@ -58,14 +58,14 @@ def search_exact(view: View, scorer: Scorer, k: int, allowed: Rows | None, deadl
     stages = Stages(mode="exact")
     clock = Clock(stages, deadline)
     kept: list[tuple[Rows, Float32s]] = []
-    with clock.stage("exact"):
-        for rows, scores in _exact_scores(view, scorer, allowed):
-            clock.check()
-            stages.scanned += len(rows)
-            kept.append(best(rows, scores, k))
-            if len(kept) > 64:
-                kept = [best(*joined(kept), k)]
-        rows, scores = best(*joined(kept), k)
+    for rows, scores in _exact_scores(view, scorer, allowed):
+        clock.check()
+        stages.scanned += len(rows)
+        kept.append(best(rows, scores, k))
+        if len(kept) > 64:
+            kept = [best(*joined(kept), k)]
+    rows, scores = best(*joined(kept), k)
+    clock.lap("exact")
     stages.reranked = stages.scanned
     stages.bytes_read = stages.scanned * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)
@@ -93,7 +93,10 @@ def read_scores(view: View, scorer: Scorer, rows: Rows) -> Iterator[tuple[Rows, 
     size = chunk_rows(len(scorer.query))
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        yield piece, scorer.scores(view.read(piece))
+        scores = np.empty(len(piece), dtype=np.float32)
+        for part, vectors in view.parts(piece):
+            scores[part] = scorer.scores(vectors)
+        yield piece, scores
 
 
 def tail_scores(view: View, scorer: Scorer, allowed: Rows | None) -> tuple[Rows, Float32s]:

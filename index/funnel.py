@@ -141,8 +141,8 @@ def search_codes(
         return search_exact(view, scorer, k, allowed, deadline)
     stages = Stages(mode="codes", symmetric=params.symmetric)
     clock = Clock(stages, deadline)
-    with clock.stage("rotate"):
-        queries = map_query(view, query, distance, params)
+    queries = map_query(view, query, distance, params)
+    clock.lap("rotate")
     planes = [mapped.planes for mapped in queries.values()]
     stages.bits = max(planes, default=0)
     refining = params.symmetric or stages.bits > 1
@@ -154,26 +154,27 @@ def search_codes(
         k1 = max(default_rerank(distance, len(query), 1) if refining else CANDIDATES, 2 * k2)
     k1 = max(k1, k2, k)
     found = _scan(view, query, queries, k, k1, allowed, params.probes, clock, stages)
-    with clock.stage("refine"):
-        if refining:
-            found = _best_of(found, k1)
-            stages.refined = sum(len(part.positions) for part in found)
-            found = _refined(found, symmetric=params.symmetric)
-        # Estimates that are shown must not be biased.
-        biased = k2 >= k and not view.named
-        estimated = [(part.rows(), part.estimates(part.query.planes, biased=biased)) for part in found]
-        rows, estimates = best(*joined(estimated), max(k2, k))
-        read, rest = _to_read(view, rows, k2)
-        chosen = np.sort(rows[read])
-    with clock.stage("rerank"):
-        scored = [(rows[rest], _as_scores(estimates[rest], query, distance))]
-        for piece in read_scores(view, scorer, chosen):
-            clock.check()
-            scored.append(piece)
-    with clock.stage("tail"):
-        tail = tail_scores(view, scorer, allowed)
-        rows, scores = best(*joined([*scored, tail]), k)
-    stages.scanned += len(tail[0])
+    if refining:
+        found = _best_of(found, k1)
+        stages.refined = sum(len(part.positions) for part in found)
+        found = _refined(found, symmetric=params.symmetric)
+    shown = k2 < k or bool(view.named)  # some estimates are: they must not be biased
+    estimated = joined([(part.rows(), part.estimates(part.query.planes, biased=not shown)) for part in found])
+    if shown:
+        chosen, rows, estimates = _read_and_shown(view, *best(*estimated, max(k2, k)), k2)
+        scored = [(rows, _as_scores(estimates, query, distance))]
+    else:
+        chosen, scored = _highest(*estimated, k2), []
+    clock.lap("refine")
+    for piece in read_scores(view, scorer, chosen):
+        clock.check()
+        scored.append(piece)
+    clock.lap("rerank")
+    if view.tail.count:
+        scored.append(tail_scores(view, scorer, allowed))
+        stages.scanned += len(scored[-1][0])
+    rows, scores = best(*joined(scored), k)
+    clock.lap("tail")
     stages.reranked = len(chosen)
     stages.bytes_read = len(chosen) * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)
@@ -194,26 +195,26 @@ def _scan(
     found = []
     for segment in view.segments:
         clock.check()
-        with clock.stage("scan"):
-            at = None if allowed is None else segment.positions_of(allowed)
-            rows = segment.count if at is None else len(at)
-            if rows == 0:
-                continue
-            bitmap = segment.alive if at is None else _bitmap(at, len(segment))
-            own = mapped[segment.binarizer]
-            if segment.centroids is None:
-                positions, sums = segment.index.scan(own.coded, k1, bitmap)
-                stages.scanned += rows
-            else:
-                lists, held = lists_to_probe(segment, query, k, probes, at)
+        at = None if allowed is None else segment.positions_of(allowed)
+        rows = segment.count if at is None else len(at)
+        if rows == 0:
+            continue
+        bitmap = segment.alive if at is None else _bitmap(at, len(segment))
+        own = mapped[segment.binarizer]
+        if segment.centroids is None:
+            positions, sums = segment.index.scan(own.coded, k1, bitmap)
+            stages.scanned += rows
+        else:
+            lists, held = lists_to_probe(segment, query, k, probes, at)
+            positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
+            if len(positions) < min(k, rows):
+                lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
                 positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
-                if len(positions) < min(k, rows):
-                    lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
-                    positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
-                stages.probed += len(lists)
-                stages.scanned += held
+            stages.probed += len(lists)
+            stages.scanned += held
         stages.candidates += len(positions)
         found.append(Found(segment, own, positions, sums))
+    clock.lap("scan")
     return found
 
 
@@ -266,13 +267,18 @@ def _refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
     return result
 
 
-def _to_read(view: View, rows: Rows, k2: int) -> tuple[slice | Positions, slice | Positions]:
-    """Return which of some rows, best first, are read, and which keep their estimates."""
-    if not view.named:
-        return slice(k2), slice(k2, None)
-    flags = view.readable(rows)
-    flags[k2:] = False
-    return np.flatnonzero(flags), np.flatnonzero(~flags)
+def _highest(rows: Rows, estimates: Float32s, count: int) -> Rows:
+    """Return the rows of the highest estimates, ascending."""
+    if len(rows) > count:
+        rows = rows[np.argpartition(estimates, len(rows) - count)[len(rows) - count :]]
+    return np.sort(rows)
+
+
+def _read_and_shown(view: View, rows: Rows, estimates: Float32s, k2: int) -> tuple[Rows, Rows, Float32s]:
+    """Return which of some rows, best first, are read, ascending, and the others with their estimates."""
+    read = view.readable(rows)
+    read[k2:] = False
+    return np.sort(rows[read]), rows[~read], estimates[~read]
 
 
 def _as_scores(estimates: Float32s, query: Float32s, distance: Distance) -> Float32s:

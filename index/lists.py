@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from index.points import Float32s
 
-LISTS_PER_ROOT = 4  # lists for the square root of the rows: a query costs about as much to place as to scan
+LISTS_PER_ROOT = 3  # lists for the square root of the rows: 2 to 4 cost a query the same at .95 and .98 (docs/log.md)
 MOST_LISTS = 1 << 15
 SAMPLE_A_LIST = 32  # vectors that a centroid is found from
 ROUNDS = 8  # of k-means

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +26,13 @@ class Clock:
     def __init__(self, stages: Stages, deadline: float | None) -> None:
         self._stages = stages
         self._deadline = deadline
+        self._at = time.perf_counter()
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
-        start = time.perf_counter()
-        yield
-        spent = (time.perf_counter() - start) * 1e3
+    def lap(self, name: str) -> None:
+        """Add the time since the last lap, or since the clock was made, to a stage."""
+        now = time.perf_counter()
+        spent = (now - self._at) * 1e3
+        self._at = now
         self._stages.milliseconds[name] = round(self._stages.milliseconds.get(name, 0.0) + spent, 4)
 
     def check(self) -> None:

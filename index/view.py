@@ -126,17 +126,25 @@ class View:
 
         Raises VectorsDropped when some are not there any more.
         """
-        self.require_vectors(rows, hint="ask for points without vectors; with store_vectors a collection keeps them")
         out = np.empty((len(rows), self.tail.buffer.shape[1]), dtype=np.float32)
+        for part, vectors in self.parts(rows):
+            out[part] = vectors
+        return out
+
+    def parts(self, rows: Rows) -> Iterator[tuple[slice, Float32s]]:
+        """Yield which of some ascending rows, and their vectors: what `read` does, file by file, copied once.
+
+        Raises VectorsDropped when some are not there any more.
+        """
+        self.require_vectors(rows, hint="ask for points without vectors; with store_vectors a collection keeps them")
         start = 0
         for mapped in self.maps:
-            end = int(np.searchsorted(rows, min(mapped.end_row, self.tail.first_row)))
+            end = int(rows.searchsorted(min(mapped.end_row, self.tail.first_row)))
             if end > start:
-                out[start:end] = mapped.read(rows[start:end])
+                yield slice(start, end), mapped.read(rows[start:end])
                 start = end
         if start < len(rows):
-            out[start:] = self.tail.buffer[rows[start:] - self.tail.first_row]
-        return out
+            yield slice(start, len(rows)), self.tail.buffer[rows[start:] - self.tail.first_row]
 
     def pieces(self, first_row: int, end_row: int) -> Iterator[tuple[Rows, Float32s]]:
         """Yield `(rows, vectors)` of all mapped rows in a range, alive or not, in bounded pieces."""

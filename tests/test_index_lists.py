@@ -122,7 +122,7 @@ def test_rounds_of_k_means_bring_centroids_nearer():
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.8 * distances[0]
     assert lists_for(1) == 1
-    assert lists_for(1_000_000) == 4000
+    assert lists_for(1_000_000) == 3000
 
 
 # In a collection
