@@ -118,11 +118,15 @@ class CodeIndex:
         blocks = int((-(-self.sizes // BLOCK)).sum())
         return blocks * BLOCK * self.code_bytes, 8 * int(self.sizes.sum()) + self._band_of.nbytes
 
+    def lists_of(self, positions: Positions) -> NDArray[np.int64]:
+        """Return the list that each of some positions is in."""
+        if self.bands == 1:
+            return np.zeros(len(positions), dtype=np.int64)
+        return self._band_of[positions].astype(np.int64)
+
     def counts(self, positions: Positions) -> NDArray[np.int64]:
         """Return how many of some positions are in each list."""
-        if self.bands == 1:
-            return np.array([len(positions)])
-        return np.bincount(self._band_of[positions], minlength=self.bands)
+        return np.bincount(self.lists_of(positions), minlength=self.bands)
 
     def codes_at(self, positions: Positions) -> Codes:
         """Read `(k, m / 8)` codes back from the blocks."""
@@ -131,7 +135,7 @@ class CodeIndex:
         codes = np.empty((len(positions), self.code_bytes), dtype=np.uint8)
         if not len(positions):
             return codes
-        bands = self._band_of[positions]
+        bands = self.lists_of(positions)
         order = np.argsort(bands, kind="stable")
         numbers, starts = np.unique(bands[order], return_index=True)
         for band, mine in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -22,6 +23,7 @@ import orjson
 from index import durable
 from index.appender import VectorAppender
 from index.binarizer import Binarizer, BinarizerFactory
+from index.calibration import Calibration, load_calibration
 from index.clustering import Clustering
 from index.commit import Change, Committer
 from index.errors import DiskFull, InvalidInput, ReadOnlyCollection, VectorsDropped
@@ -33,6 +35,7 @@ from index.filters import Filter
 from index.funnel import search_codes
 from index.ids import PointId
 from index.info import describe
+from index.measuring import Measuring
 from index.opening import open_view
 from index.options import StoreOptions
 from index.payload import PayloadEdit
@@ -60,6 +63,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SEED = 0
+ASKED = 256  # queries that are remembered, to calibrate with
 SNAPSHOT_SECONDS = 10.0
 CODES_ONLY_FILE_BYTES = 16 * 1024 * 1024  # the newest vector file stays: let that be little
 EDIT_ROWS = 10_000  # payloads held at once while a filter's points are edited
@@ -79,6 +83,10 @@ class Collection:
         self.closed = False
         self.upkeep = threading.Lock()  # held by the one who merges or compacts
         self.clustering: Clustering | None = None  # lists that upkeep is finding
+        self.calibration_path = folder / "calibration.npz"
+        self.calibration: Calibration | None = load_calibration(self.calibration_path)
+        self.measuring: Measuring | None = None  # the calibration that upkeep is making
+        self.asked: deque[Float32s] = deque(maxlen=ASKED)  # queries of late, (d,) float32
         try:
             files = self._open(options)
             most = options.file_bytes if self.config.store_vectors else CODES_ONLY_FILE_BYTES
@@ -426,7 +434,8 @@ class Collection:
             if view.named:
                 view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
             return search_exact(view, scorer, k, allowed, deadline)
-        return search_codes(view, scorer, k, allowed, params, deadline)
+        self.asked.append(scorer.query)
+        return search_codes(view, scorer, k, allowed, params, deadline, self.calibration)
 
     # Upkeep
 

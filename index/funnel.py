@@ -1,122 +1,23 @@
 """The funnel over codes: scan plane 0, refine with further planes, rerank with full-precision vectors.
 
-Works on a view and rows; knows neither ids nor payloads nor SQLite. An estimate of a document's score by its first p
-planes is `factor_p * <queries(q), v_p> + <q, mean>` (under Euclid minus half the squared norm), so rows coded by
-different binarizers, or by different numbers of planes, compare. Scores: higher is better; under Euclid the negative
+Works on a view and rows; knows neither ids nor payloads nor SQLite. Scores: higher is better; under Euclid the negative
 distance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-from index.binarizer import Binarizer
-from index.code_index import Positions
-from index.codes import pack_bits, values
+from index.calibration import Calibration
 from index.exact import Scorer, read_scores, search_exact, tail_scores
-from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
-from index.probing import lists_to_probe
+from index.proposing import best_of, map_query, refined, scan
 from index.ranking import Clock, Ranking, best, joined
-from index.segment import Segment
 from index.view import View
+from index.widths import widths_of
 
 # Up to this many allowed rows, reading their vectors costs less than a scan and loses nothing.
 READ_ALLOWED = 1000
-# k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors
-# make weaker codes and cheaper reads, so the number of values that rerank reads is what is constant. With further
-# planes, k1 is what one plane would have reranked, and a share of them is reranked.
-CANDIDATES = 400
-RERANK_VALUES = {"Cosine": 76_800, "Dot": 153_600, "Euclid": 153_600}
-RERANK_LEAST, RERANK_MOST = 100, 1000
-RERANK_SHARE = {1: 1.0, 2: 0.3, 3: 0.2, 4: 0.15}
-# An estimate by plane 0 is off by 0.6 * factor * |q| (standard deviation, for signs of a rotated vector): most for
-# long vectors, which under Dot are also the likeliest winners. Ranked two deviations up, lognormal norms (sigma
-# 0.5, d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, 1.000 among 400. Each further
-# plane halves the deviation.
-OPTIMISM = 1.2
-FINEST = np.float32(64)  # products of values of up to four planes are whole multiples of 1 / 64
-
-
-def default_rerank(distance: Distance, dimension: int, bits: int) -> int:
-    """Return k2, how many full-precision vectors a search with some planes reads unless it says otherwise."""
-    one_plane = min(max(RERANK_VALUES[distance] // dimension, RERANK_LEAST), RERANK_MOST)
-    return round(one_plane * RERANK_SHARE[bits])
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A query as the codes of one binarizer are scored with.
-
-    Parameters
-    ----------
-    planes : p, how many planes of those codes are used.
-    coded : (m,) float32, in code space; of a symmetric query the values of its own levels.
-    scale : what a symmetric query's values are multiplied with, else 1.
-    shift : `<q, mean>`.
-    bonus : by how much sums over plane 0 count more than they are, in the choice of candidates.
-    """
-
-    planes: int
-    coded: Float32s
-    scale: np.float32
-    shift: np.float32
-    bonus: np.float32
-
-
-def map_query(view: View, query: Float32s, distance: Distance, params: SearchParams) -> dict[int, Mapped]:
-    """Map a `(d,)` query for every binarizer whose codes a view holds, once for all that the newest one reads."""
-    newest = max(view.binarizers, default=0)
-    made: dict[int, tuple[Float32s, np.float32]] = {}
-    mapped = {}
-    for version in {segment.binarizer for segment in view.segments}:
-        own = view.binarizers[version]
-        reader = newest if version == newest or view.binarizers[newest].reads(own) else version
-        if reader not in made:
-            made[reader] = _coded(view.binarizers[reader], query, params)
-        coded, scale = made[reader]
-        coded = coded[: own.code_dimension]
-        bonus = OPTIMISM * np.linalg.norm(coded) if distance == "Dot" else 0.0
-        planes = min(params.bits or own.bits, own.bits)
-        mapped[version] = Mapped(planes, coded, scale, np.float32(query @ own.mean), np.float32(bonus))
-    return mapped
-
-
-def _coded(binarizer: Binarizer, query: Float32s, params: SearchParams) -> tuple[Float32s, np.float32]:
-    """Return a query in code space, and what sums with it are multiplied with."""
-    if not params.symmetric:
-        return binarizer.queries(query[None, :])[0], np.float32(1)
-    levels, scales = binarizer.query_levels(query[None, :])
-    planes = min(params.bits or binarizer.bits, binarizer.bits)
-    return values(levels[0] >> np.uint8(binarizer.bits - planes), planes), scales[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Positions of one segment that are still in the race, and `<query, value of their first planes>`."""
-
-    segment: Segment
-    query: Mapped
-    positions: Positions
-    sums: Float32s
-
-    def estimates(self, p: int, *, biased: bool) -> Float32s:
-        """Return estimates of scores from sums over the first p planes, with the query's bonus if `biased`."""
-        sums = self.sums + self.query.bonus / (1 << (p - 1)) if biased and self.query.bonus else self.sums
-        factors = self.segment.factors[:, p - 1].take(self.positions)
-        estimates: Float32s = factors * (sums * self.query.scale)
-        estimates += self.query.shift
-        if self.segment.beta is not None:
-            estimates += self.segment.beta[self.positions]
-        return estimates
-
-    def rows(self) -> Rows:
-        """Return the row numbers."""
-        return self.segment.rows_at(self.positions)
 
 
 def search_codes(
@@ -126,14 +27,15 @@ def search_codes(
     allowed: Rows | None,
     params: SearchParams,
     deadline: float | None,
+    calibration: Calibration | None = None,
 ) -> Ranking:
     """Find candidates among the codes and rank the best of them with full-precision vectors.
 
     Rows of the tail have no codes: they are scored exactly and join at the end. Never fewer than k results
-    when k (allowed) rows exist: k1 is at least k, and where lists that are looked into hold fewer, all are. By
-    default k2 is at least 2 k and k1 at least 2 k2, so that large pages are reranked from more than what they show.
-    Where k2 is less than k, rows beyond it keep their estimates as scores; so do rows whose vectors are dropped.
-    Estimates are of products of whole vectors: `scorer.within` counts in what is read.
+    when k (allowed) rows exist: k1 is at least k, and where lists that are looked into hold fewer, all are. How wide
+    the stages are: `index/widths.py`. Where k2 is less than k, rows beyond it keep their estimates as scores; so do
+    rows whose vectors are dropped. Estimates are of products of whole vectors: `scorer.within` counts in what is
+    read.
     """
     query, distance = scorer.query, scorer.distance
     readable = max(READ_ALLOWED, k) if params.rerank is None else params.rerank
@@ -146,18 +48,13 @@ def search_codes(
     planes = [mapped.planes for mapped in queries.values()]
     stages.bits = max(planes, default=0)
     refining = params.symmetric or stages.bits > 1
-    k2 = params.rerank
-    if k2 is None:
-        k2 = max(default_rerank(distance, len(query), min(planes, default=1)), 2 * k)
-    k1 = params.candidates
-    if k1 is None:
-        k1 = max(default_rerank(distance, len(query), 1) if refining else CANDIDATES, 2 * k2)
-    k1 = max(k1, k2, k)
-    found = _scan(view, query, queries, k, k1, allowed, params.probes, clock, stages)
+    widths = widths_of(params, k, distance, len(query), min(planes, default=1), calibration)
+    k2, stages.target_recall = widths.rerank, widths.target
+    found = scan(view, query, queries, k, widths, allowed, clock, stages)
     if refining:
-        found = _best_of(found, k1)
+        found = best_of(found, widths.candidates)
         stages.refined = sum(len(part.positions) for part in found)
-        found = _refined(found, symmetric=params.symmetric)
+        found = refined(found, symmetric=params.symmetric)
     shown = k2 < k or bool(view.named)  # some estimates are: they must not be biased
     estimated = joined([(part.rows(), part.estimates(part.query.planes, biased=not shown)) for part in found])
     if shown:
@@ -178,93 +75,6 @@ def search_codes(
     stages.reranked = len(chosen)
     stages.bytes_read = len(chosen) * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)
-
-
-def _scan(
-    view: View,
-    query: Float32s,
-    mapped: Mapping[int, Mapped],
-    k: int,
-    k1: int,
-    allowed: Rows | None,
-    probes: int | None,
-    clock: Clock,
-    stages: Stages,
-) -> list[Found]:
-    """Return what plane 0 proposes in each segment."""
-    found = []
-    for segment in view.segments:
-        clock.check()
-        at = None if allowed is None else segment.positions_of(allowed)
-        rows = segment.count if at is None else len(at)
-        if rows == 0:
-            continue
-        bitmap = segment.alive if at is None else _bitmap(at, len(segment))
-        own = mapped[segment.binarizer]
-        if segment.centroids is None:
-            positions, sums = segment.index.scan(own.coded, k1, bitmap)
-            stages.scanned += rows
-        else:
-            lists, held = lists_to_probe(segment, query, k, probes, at)
-            positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
-            if len(positions) < min(k, rows):
-                lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
-                positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
-            stages.probed += len(lists)
-            stages.scanned += held
-        stages.candidates += len(positions)
-        found.append(Found(segment, own, positions, sums))
-    clock.lap("scan")
-    return found
-
-
-def _bitmap(positions: Positions, length: int) -> NDArray[np.uint8]:
-    flags = np.zeros(length, dtype=np.bool_)
-    flags[positions] = True
-    return pack_bits(flags)
-
-
-def _best_of(found: list[Found], k1: int) -> list[Found]:
-    """Keep the k1 candidates with the best estimates by plane 0 over all segments."""
-    total = sum(len(part.positions) for part in found)
-    if total <= k1:
-        return found
-    estimates = np.concatenate([part.estimates(1, biased=True) for part in found])
-    flags = np.zeros(total, dtype=np.bool_)
-    flags[np.argpartition(estimates, total - k1)[-k1:]] = True
-    kept, start = [], 0
-    for part in found:
-        mine = flags[start : start + len(part.positions)]
-        start += len(part.positions)
-        if mine.any():
-            kept.append(Found(part.segment, part.query, part.positions[mine], part.sums[mine]))
-    return kept
-
-
-def _refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
-    """Add the further planes to the sums, all segments of a binarizer at once.
-
-    Plane 0 counts as the scan summed it: its 8-bit rounding is a tenth of what four planes are off by. Only under
-    `symmetric`, which is exact, it is read back.
-    """
-    result = []
-    for version in {part.segment.binarizer for part in found}:
-        parts = [part for part in found if part.segment.binarizer == version]
-        query = parts[0].query
-        rest = [part.segment.rest_at(part.positions) for part in parts]
-        joint = rest[0] if len(rest) == 1 else np.concatenate(rest)
-        sums = further_scores(query.coded, joint, parts[0].segment.bits, query.planes)
-        start = 0
-        for part in parts:
-            end = start + len(part.positions)
-            share, start = sums[start:end], end
-            if symmetric:
-                first = plane_scores(query.coded, part.segment.index.codes_at(part.positions))
-                share = np.rint((first + share) * FINEST) / FINEST
-            else:
-                share += part.sums
-            result.append(Found(part.segment, query, part.positions, share))
-    return result
 
 
 def _highest(rows: Rows, estimates: Float32s, count: int) -> Rows:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from index.calibrating import calibrate_piece
 from index.collection import Collection
 from index.compaction import compact, compaction_candidates
 from index.dropping import drop_vectors
@@ -125,7 +126,7 @@ def step(collection: Collection, *, idle: bool) -> bool:
         if files:
             compact(collection, files)
             return True
-        return list_piece(collection)
+        return list_piece(collection) or (idle and calibrate_piece(collection))
 
 
 def optimize(collection: Collection) -> None:
@@ -142,7 +143,7 @@ def optimize(collection: Collection) -> None:
         while files:
             compact(collection, files)
             files = compaction_candidates(collection, 0.0)
-        while list_piece(collection):
+        while list_piece(collection) or calibrate_piece(collection):
             pass
 
 

@@ -164,6 +164,8 @@ class SearchParams:
     bits : planes used, 1 to what the collection stores.
     symmetric : the query is coded too, on the same grid as the documents (BEBR's SDC).
     probes : inverted lists, at least 1, that are looked into in each segment that has lists; more under a filter.
+    target_recall : share of the true ten best that are to be found, above 0 and below 1: what is not given of
+        `candidates`, `rerank` and `probes` is chosen for it.
     """
 
     exact: bool | None = None
@@ -172,6 +174,7 @@ class SearchParams:
     bits: int | None = None
     symmetric: bool = False
     probes: int | None = None
+    target_recall: float | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without a collection. Raises InvalidInput."""
@@ -179,6 +182,20 @@ class SearchParams:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InvalidInput(f"{name} is {value}, but must be at least {least}", param=f"params.{name}")
+        if self.target_recall is not None and not 0 < self.target_recall < 1:
+            raise InvalidInput(
+                f"target_recall is {self.target_recall}, but must be above 0 and below 1",
+                param="params.target_recall",
+                hint="use exact: true to find all",
+            )
+        if self.exact:
+            for name in ("candidates", "rerank", "bits", "probes", "target_recall"):
+                if getattr(self, name) is not None:
+                    raise InvalidInput(
+                        f"{name} is for codes, but exact asks for no codes to be used",
+                        param=f"params.{name}",
+                        hint="leave one of them out",
+                    )
 
 
 @dataclass(slots=True)
@@ -188,12 +205,14 @@ class Stages:
     `probed` inverted lists and `scanned` rows were looked at, `candidates` rows came out of the scans of codes,
     `refined` rows had further planes scored, `reranked` rows were scored in full precision. `bits` planes were used
     (the most of any segment), 0 in mode `exact`. A filter left `filtered_to` rows, for which `payloads_read` had to
-    be looked at because no payload index could tell; both are None without a filter.
+    be looked at because no payload index could tell; both are None without a filter. `target_recall` is what the
+    widths of the stages were chosen for, None where nothing is measured yet.
     """
 
     mode: Literal["exact", "codes"] = "exact"
     bits: int = 0
     symmetric: bool = False
+    target_recall: float | None = None
     probed: int = 0
     scanned: int = 0
     candidates: int = 0

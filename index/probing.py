@@ -7,21 +7,19 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from index.calibration import DEPTH
 from index.code_index import Positions
 from index.lists import ListNumbers
 from index.points import Float32s
 from index.segment import Segment
+from index.widths import Widths
 
-# Measured on 465,369 texts (docs/log.md): .98 of the ten nearest rows are in the lists of the nearest tenth of
-# centroids; of the hundred nearest in twice as many, of the thousand nearest in four times as many.
-SHARE = 0.1
-DEPTH = 10
-DEEPER = 0.3  # lists grow with this power of how deep a query looks
+DEEPER = 0.3  # lists grow with this power of how deep a query looks: measured, docs/log.md
 LEAST_LISTS = 4
 
 
 def lists_to_probe(
-    segment: Segment, query: Float32s, k: int, probes: int | None, allowed: Positions | None
+    segment: Segment, query: Float32s, k: int, widths: Widths, allowed: Positions | None
 ) -> tuple[ListNumbers, int]:
     """Return the lists for the k best rows of a segment that has lists, the nearest first, and what rows they hold.
 
@@ -33,7 +31,7 @@ def lists_to_probe(
     Parameters
     ----------
     query : (d,) float32.
-    probes : how many lists for the ten best rows without a filter; None for as many as these usually lie in.
+    widths : how many lists for the ten best rows without a filter.
     allowed : positions that a filter allows, None for all; lists without any are left out.
 
     Returns
@@ -42,7 +40,7 @@ def lists_to_probe(
     """
     assert segment.centroids is not None
     centroids, sizes = segment.centroids, segment.index.sizes
-    plain = max(LEAST_LISTS, round(SHARE * len(centroids))) if probes is None else probes
+    plain = widths.probes or max(LEAST_LISTS, math.ceil(widths.share * len(centroids)))
     if allowed is None:
         lists = centroids.nearest(query, _deeper(plain, k))
         return lists, int(sizes[lists].sum())

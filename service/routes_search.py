@@ -257,4 +257,5 @@ def _to_params(params: schemas_search.Params | None) -> SearchParams:
         bits=params.bits,
         symmetric=params.symmetric,
         probes=params.probes,
+        target_recall=params.target_recall,
     )

@@ -23,7 +23,8 @@ class Params(Request):
 
     `bits`: how many of the stored bits a dimension are used. `symmetric`: the query is coded too. `candidates`: rows
     that each scan proposes. `rerank`: full-precision vectors that are read; 0 ranks by codes alone. `probes`: inverted
-    lists that are looked into in each segment.
+    lists that are looked into in each segment. `target_recall`: share of the true ten best to be found; what is not
+    given of `candidates`, `rerank` and `probes` is chosen for it.
     `layers`, `dimensions`: the size at which the text of the query is encoded, one that its encoder has.
     """
 
@@ -33,6 +34,7 @@ class Params(Request):
     candidates: int | None = Field(default=None, ge=1, le=1_000_000)
     rerank: int | None = Field(default=None, ge=0, le=1_000_000)
     probes: int | None = Field(default=None, ge=1, le=1_000_000)
+    target_recall: float | None = Field(default=None, gt=0, lt=1)
     layers: int | None = Field(default=None, ge=0, le=1000)
     dimensions: int | None = Field(default=None, ge=1, le=65_536)
     hnsw_ef: NoEffect = None

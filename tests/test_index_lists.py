@@ -20,6 +20,7 @@ from index.maintenance import optimize, step
 from index.merging import merge
 from index.points import SearchParams
 from index.probing import lists_to_probe
+from index.widths import Widths
 from tests.index_fakes import batch_of, config, contents, exact_scores, open_store, vectors_of
 
 D = 16
@@ -51,7 +52,9 @@ def store(tmp_path):
 
 
 def hits(collection, queries, k=10, **params):
-    found = collection.search(queries, k, params=SearchParams(exact=False, **params))
+    # Not what is calibrated: that is another without lists.
+    wide = {"candidates": max(400, k), "rerank": max(200, k)} | params
+    found = collection.search(queries, k, params=SearchParams(exact=False, **wide))
     return [[(hit.id, hit.score) for hit in result.hits] for result in found]
 
 
@@ -201,6 +204,7 @@ def test_filters_keep_recall_wherever_they_lead(store, share, side):
     allowed = rank < share * len(vectors)
     collection = written(store, vectors, payload=lambda i: {"yes": bool(allowed[i])})
     optimize(collection)
+    collection.calibration = None
     tree = parse_filter({"must": [{"key": "yes", "match": {"value": True}}]})
     # All that is looked at is read: what is missing then, the lists have lost. One less, and all allowed would be read.
     wide = SearchParams(exact=False, candidates=6000, rerank=int(allowed.sum()) - 1)
@@ -221,7 +225,7 @@ def test_a_filter_probes_no_list_without_a_row_that_it_allows(store):
     (segment,) = collection.view.segments
     query = grouped(1, seed=4)[0]
     far = segment.index._ids(int(segment.centroids.nearest(query, 10**6)[-1])).copy()
-    lists, held = lists_to_probe(segment, query, 10, None, far)
+    lists, held = lists_to_probe(segment, query, 10, Widths(400, 200, None, 0.1), far)
     assert (len(lists), held) == (1, len(far))
 
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from index import funnel
+from index import funnel, widths
 from index.errors import DeadlineExceeded, InvalidVector
 from index.filters import parse_filter
 from index.maintenance import optimize, step
@@ -136,10 +136,11 @@ def test_codes_reach_recall_when_norms_are_spread(store, distance, merged):
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_more_work_never_finds_less(store, distance, monkeypatch):
-    monkeypatch.setattr(funnel, "CANDIDATES", 10)
-    monkeypatch.setattr(funnel, "default_rerank", lambda *_: 10)
+    monkeypatch.setattr(widths, "CANDIDATES", 10)
+    monkeypatch.setattr(widths, "default_rerank", lambda *_: 10)
     collection, vectors = make(store, distance, 3000, dimension=32, step=1000)
     optimize(collection)
+    collection.calibration = None
     queries = vectors_of(20, 99, dimension=32)
     by_rerank = [recall(collection, vectors, queries, distance, rerank=n) for n in (10, 40, 160, 3000)]
     assert by_rerank == sorted(by_rerank)

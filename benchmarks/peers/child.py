@@ -1,0 +1,184 @@
+"""One contestant in a process of its own: builds it, or opens and asks it. Started by `measure`."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import machine
+from benchmarks.compression.results import Results, Row
+from benchmarks.peers.contestants import CONTESTANTS
+from benchmarks.peers.datasets import DEPTH, SHARES, DataSet, below, load, recall
+from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Setting, label
+from benchmarks.peers.memory import on_disk, resident, settle
+
+NOT_INSTALLED = 3  # exit status
+KEYS = ("dataset", "contestant", "run", "kind", "setting", "share")
+WARM = 50  # queries before a setting is timed
+ENOUGH = 180.0  # seconds after which no further pass is begun
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a child is to do.
+
+    Attributes
+    ----------
+    run : seconds since 1970 when this contestant's turn began: names its measurements.
+    threads : that it may use.
+    passes : times that every setting is asked all queries.
+    queries : how many are asked, the first ones; 0: all.
+    """
+
+    stage: Literal["build", "search"]
+    work: Path
+    dataset: str
+    contestant: str
+    run: int
+    threads: int
+    passes: int
+    queries: int
+
+    def to_json(self) -> str:
+        """Write it as an argument."""
+        return json.dumps({**asdict(self), "work": str(self.work)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "work": Path(values["work"])})
+
+    @property
+    def folder(self) -> Path:
+        """Where the contestant builds."""
+        return self.work / "builds" / self.dataset / self.contestant
+
+    @property
+    def built(self) -> Path:
+        """What is known of a finished build."""
+        return self.folder.with_suffix(".json")
+
+    def row(self, kind: str, setting: str = "", share: float = 1.0, **values: object) -> Row:
+        """Return a line for the results."""
+        named = {"dataset": self.dataset, "contestant": self.contestant, "run": self.run}
+        return {**named, "kind": kind, "setting": setting, "share": share, **values}
+
+
+def build(task: Task, engine: Engine, data: DataSet) -> None:
+    """Build, and note how long it took and what it left."""
+    shutil.rmtree(task.folder, ignore_errors=True)
+    task.folder.mkdir(parents=True)
+    settle()
+    before = resident(engine.process(), [str(data.points.path), *engine.float_paths])
+    clock = Clock()
+    engine.build(data.points, task.folder, clock)
+    seconds = clock.seconds()
+    settle()
+    after = resident(engine.process(), [str(data.points.path), *engine.float_paths])
+    disk = on_disk(task.folder) + (data.points.vectors.nbytes if engine.reads_source else 0)
+    row = {
+        "points": len(data.points),
+        "threads": task.threads,
+        "searchable": clock.first,
+        "optimized": seconds,
+        "disk": disk,
+        "memory": (after - before).row(),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "versions": {name: version(name) for name in engine.packages},
+        "machine": machine(),
+    }
+    task.built.write_text(json.dumps(row))
+    print(f"  built: searchable after {clock.first:.1f} s, optimized after {seconds:.1f} s, {disk / 1e6:,.0f} MB")
+
+
+def search(task: Task, engine: Engine, data: DataSet, results: Results) -> None:
+    """Open, sweep, and note the memory at the end: its line says that the contestant is done."""
+    results.add(task.row("build", **json.loads(task.built.read_text())))
+    floats = [str(data.points.path), *engine.float_paths]
+    settle()
+    before = resident(engine.process(), floats)
+    began = time.perf_counter()
+    engine.open(data.points, task.folder)
+    opened = time.perf_counter() - began
+    for share in SHARES if engine.filters else SHARES[:1]:
+        for setting in engine.settings() if share == 1 else engine.filtered_settings():
+            measured = asked(engine, setting, share, data, task.passes)
+            results.add(task.row("search", label(setting), share, **measured))
+            qps = measured["qps"]
+            print(
+                f"  {share:7.1%} {label(setting):36s} recall {measured['recall']:.4f}, {qps[1]:8,.0f}/s "
+                f"({qps[0]:,.0f} to {qps[2]:,.0f}), p99 {measured['p99']:.2f} ms",
+                flush=True,
+            )
+    settle()
+    memory = (resident(engine.process(), floats) - before).row()
+    engine.close()
+    results.add(task.row("memory", opened=opened, filters=engine.filters, **memory))
+    print("  memory: " + ", ".join(f"{name} {value / 1e6:,.0f} MB" for name, value in memory.items()), flush=True)
+
+
+def asked(engine: Engine, setting: Setting, share: float, data: DataSet, passes: int) -> Row:
+    """Return recall@10, queries a second (least, median, greatest pass) and milliseconds of a query."""
+    ask = engine.asker(setting, DEPTH, below(share))
+    for query in data.queries[:WARM]:
+        ask(query)
+    rates, times = [], []
+    began = time.perf_counter()
+    while len(rates) < passes and (not rates or time.perf_counter() - began < ENOUGH):
+        found, seconds = one_pass(ask, data.queries)
+        rates.append(len(seconds) / sum(seconds))
+        times += seconds
+    p50, p99 = np.percentile(times, [50, 99]) * 1e3
+    return {
+        "recall": recall(found, data.truth[share]),
+        "qps": [min(rates), float(np.median(rates)), max(rates)],
+        "passes": len(rates),
+        "p50": p50,
+        "p99": p99,
+    }
+
+
+def one_pass(ask: Ask, queries: Floats) -> tuple[NDArray[np.int64], list[float]]:
+    """Ask all queries, one after the other; return (nq, 10) ids and the seconds of each."""
+    answers, seconds = [], []
+    for query in queries:
+        began = time.perf_counter()
+        answer = ask(query)
+        seconds.append(time.perf_counter() - began)
+        answers.append(answer)
+    found = np.full((len(queries), DEPTH), -1)
+    for row, answer in zip(found, answers, strict=True):
+        row[: len(answer)] = answer
+    return found, seconds
+
+
+def main() -> None:
+    """Do one task."""
+    task = Task.from_json(sys.argv[1])
+    try:
+        engine = CONTESTANTS[task.contestant].load(task.threads)
+    except ImportError as error:
+        print(f"  skipped: {error}")
+        sys.exit(NOT_INSTALLED)
+    data = load(task.work, task.dataset)
+    if task.queries:
+        data = data.first_queries(task.queries)
+    if task.stage == "build":
+        build(task, engine, data)
+    else:
+        search(task, engine, data, Results(task.work / "results.jsonl", KEYS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Bitfold's own store in process: codes in memory, full-precision vectors mapped from its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
+from index import maintenance
+from index.code_index import set_threads
+from index.collection import Collection
+from index.filters import parse_filter
+from index.indexing import fill, index_field, save_fields
+from index.options import StoreOptions
+from index.paths import parse_path
+from index.points import Batch, CollectionConfig, SearchParams
+from index.store import Store
+from models.binarizers import Binarizers
+
+NAME = "points"
+BATCH = 10_000
+LISTS = (0.01, 0.02, 0.04, 0.06, 0.1, 0.16, 0.25)  # shares of a segment's inverted lists
+CANDIDATES = (100, 200, 400)
+RERANK = {1: (50, 100, 200), 2: (20, 40, 80), 4: (10, 20, 40)}  # by bits
+
+
+def _index_buckets(collection: Collection) -> None:
+    """Make the index of the filtered field, or take up the saved one: a service does so at its start."""
+    index_field(collection, parse_path("bucket"), "integer")
+    fill(collection)
+
+
+class BitfoldStore(Engine):
+    """A collection with so many bits a dimension and an index on the filtered field."""
+
+    packages = ("faiss-cpu", "numpy")
+    float_paths = ("/vectors/",)
+
+    def __init__(self, threads: int, *, bits: int) -> None:
+        super().__init__(threads)
+        self._bits = bits
+
+    def _store(self, folder: Path) -> Store:
+        set_threads(self.threads)
+        return Store(folder, Binarizers(), StoreOptions(background=False))
+
+    def build(self, points: Points, folder: Path, clock: Clock) -> None:
+        """Load in batches, each durable; upkeep runs between them as it would in its thread."""
+        store = self._store(folder)
+        collection = store.create(NAME, CollectionConfig(points.vectors.shape[1], "Cosine", bits=self._bits))
+        for start, vectors in points.blocks(BATCH):
+            ids = list(range(start, start + len(vectors)))
+            payloads = [b'{"bucket":%d}' % bucket for bucket in points.buckets[start : start + len(vectors)]]
+            collection.upsert(Batch(ids, vectors, payloads, [None] * len(ids), [bytes(16)] * len(ids)))
+            maintenance.step(collection, idle=False)
+        clock.searchable()
+        _index_buckets(collection)
+        maintenance.optimize(collection)
+        save_fields(collection)
+        store.close()
+
+    def open(self, points: Points, folder: Path) -> None:
+        """Open the store; what it needs is in it."""
+        del points
+        self._opened = self._store(folder)
+        self._collection = self._opened.get(NAME)
+        _index_buckets(self._collection)
+
+    def settings(self) -> list[Setting]:
+        """Sweep how many lists are looked into (of large segments), and how many codes and vectors are scored."""
+        axes: dict[str, tuple[int, ...]] = {"rerank": RERANK[self._bits]}
+        if self._bits > 1:
+            axes["candidates"] = CANDIDATES
+        lists = [len(part.centroids) for part in self._collection.view.segments if part.centroids is not None]
+        if lists:
+            axes["probes"] = tuple(max(1, round(share * max(lists))) for share in LISTS)
+        return grid(**axes)
+
+    def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
+        """See `Engine`; codes are used at any size."""
+        collection, params = self._collection, SearchParams(exact=False, **setting)
+        tree = None
+        if below is not None:
+            tree = parse_filter({"must": [{"key": "bucket", "range": {"lt": below}}]})
+
+        def ask(query: Floats) -> list[int]:
+            result = collection.search(query[None], k, filter=tree, params=params, with_payload=False)[0]
+            return [hit.id for hit in result.hits]
+
+        return ask
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._opened.close()

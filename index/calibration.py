@@ -1,0 +1,158 @@
+"""What widths a recall takes, on one collection: measured ranks of true neighbours, and the cheapest widths for them.
+
+Of sample queries' true ten nearest rows it is known how far down each stage they came: in which of the nearest lists
+they lie, their rank among candidates by plane 0, and their rank by all planes. Widths find those that are within
+all three, so their recall is a count.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import durable
+
+DEPTH = 10  # of the recall that is measured
+MAGIC = b"BFCALIB1"
+SHARES = np.geomspace(1 / 2000, 1, 40)
+RANKS = np.unique(np.geomspace(DEPTH, 4000, 28).astype(int))
+# What stages cost, in microseconds of one thread (docs/log.md): only their ratios count.
+LIST_COST = 2.5
+BYTE_COST = 0.00012  # of a code in a list that is looked into
+CANDIDATE_COST = {1: 0.1, 2: 0.15, 4: 0.3}  # by planes
+VALUE_COST = 0.0026  # of a vector that is read
+# Sample queries reach a little more than others: of what a target allows to be lost, this part is kept back.
+MARGIN = 0.25
+ARRAYS = ("shares", "first", "ranks", "groups")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Widths for a target, and the recall that they have on the sample."""
+
+    share: float
+    candidates: int
+    rerank: int
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a calibration holds for: it is made again when one of these is another, or the points are many more.
+
+    Attributes
+    ----------
+    points : coded rows.
+    planes, code_bytes, dimension : of plane 0 and vectors.
+    binarizer : version.
+    lists : inverted lists of all segments.
+    """
+
+    points: int
+    planes: int
+    code_bytes: int
+    dimension: int
+    binarizer: int
+    lists: int
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Where the true neighbours of sample queries were found.
+
+    Attributes
+    ----------
+    shape : of the collection as it was measured.
+    shares : (n,) float32, the least share of the nearest lists that holds a neighbour; 0 where there are no lists.
+    first, ranks : (n,) int32, its rank among what a scan proposes and by all planes, from 0; far beyond all widths
+        where it was not found.
+    groups : (n,) uint8, 0 for stored points as queries, 1 for queries that were asked. A target holds for both.
+    """
+
+    shape: Shape
+    shares: NDArray[np.float32]
+    first: NDArray[np.int32]
+    ranks: NDArray[np.int32]
+    groups: NDArray[np.uint8]
+
+    @property
+    def planes(self) -> int:
+        """The planes that it was measured with."""
+        return self.shape.planes
+
+    def settled(self, target: float) -> Settled:
+        """Return the cheapest widths that reach a target recall, the widest there are where none does."""
+        target = round(target, 4)
+        known = self._known.get(target)
+        if known is None:
+            self._known[target] = known = self._cheapest(target + MARGIN * (1 - target))
+        return known
+
+    @cached_property
+    def _known(self) -> dict[float, Settled]:
+        return {}
+
+    def _cheapest(self, wanted: float) -> Settled:
+        recalls, costs = self._grid
+        wanted = min(wanted, float(recalls[-1, -1, -1]))
+        at = np.unravel_index(np.where(recalls >= wanted, costs, np.inf).argmin(), costs.shape)
+        share, candidates, rerank = (int(place) for place in at)
+        return Settled(float(SHARES[share]), int(RANKS[candidates]), int(RANKS[rerank]), float(recalls[at]))
+
+    @cached_property
+    def _grid(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return recall@10, of the group of queries that has the lower one, and cost of all widths of the grid."""
+        size = (len(SHARES), len(RANKS), len(RANKS))
+        places = np.stack(
+            [
+                np.searchsorted(SHARES, self.shares),  # the first share that is as large
+                np.searchsorted(RANKS, self.first, side="right"),  # the first width that is larger
+                np.searchsorted(RANKS, self.ranks, side="right"),
+            ]
+        )
+        recalls = np.ones(size)
+        for group in np.unique(self.groups):
+            mine = places[:, self.groups == group]
+            inside = mine[:, (mine < np.array(size)[:, None]).all(axis=0)]
+            found = np.bincount(np.ravel_multi_index(tuple(inside), size), minlength=int(np.prod(size))).reshape(size)
+            for axis in range(3):
+                found = found.cumsum(axis=axis)
+            recalls = np.minimum(recalls, found / mine.shape[1])
+        shape = self.shape
+        scanned = SHARES * (shape.points * shape.code_bytes * BYTE_COST + shape.lists * LIST_COST)
+        refined = RANKS * CANDIDATE_COST[shape.planes]
+        read = RANKS * shape.dimension * VALUE_COST
+        costs = scanned[:, None, None] + refined[:, None] + read
+        costs[:, RANKS[:, None] < RANKS] = np.inf  # what is read is among the candidates
+        if not shape.lists:
+            costs[:-1] = np.inf  # all is looked at
+        return recalls, costs
+
+    def save(self, path: Path) -> None:
+        """Write it as a derived file. Raises DiskFull."""
+        file = io.BytesIO()
+        arrays: dict[str, Any] = {name: np.int64(getattr(self.shape, name)) for name in Shape.__slots__}
+        np.savez(file, **arrays | {name: getattr(self, name) for name in ARRAYS})
+        body = file.getvalue()
+        durable.replace_file(path, MAGIC + zlib.crc32(body).to_bytes(4, "little") + body, durable=False)
+
+
+def load_calibration(path: Path) -> Calibration | None:
+    """Read a calibration; None unless there is one as it was written."""
+    try:
+        raw = path.read_bytes()
+        body = raw[len(MAGIC) + 4 :]
+        if raw[: len(MAGIC)] != MAGIC or int.from_bytes(raw[len(MAGIC) :][:4], "little") != zlib.crc32(body):
+            return None
+        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+            shape = Shape(**{name: int(arrays[name]) for name in Shape.__slots__})
+            return Calibration(shape, **{name: arrays[name] for name in ARRAYS})
+    except (OSError, ValueError, KeyError):
+        return None

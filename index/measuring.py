@@ -1,0 +1,112 @@
+"""Measures where the true neighbours of sample queries are found, piece by piece: what a calibration is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.calibration import DEPTH, Calibration, Shape
+from index.exact import Scorer, read_scores
+from index.points import Distance, Float32s, Rows, SearchParams, Stages
+from index.proposing import Found, best_of, map_query, refined, scan
+from index.ranking import Clock, best, joined
+from index.view import View
+from index.widths import Widths
+
+WIDE = 4000  # candidates that are refined
+READ = 1000  # of these, vectors that are read: true neighbours are the ten best of them
+NEVER = np.iinfo(np.int32).max
+A_PIECE = 8  # queries
+PARAMS = SearchParams(exact=False)
+EVERYTHING = Widths(WIDE, READ, probes=1 << 30, share=1.0)
+
+
+class Measuring:
+    """A calibration, while it is measured.
+
+    Parameters
+    ----------
+    queries : (nq, d) float32.
+    own : (nq,) rows that are the queries themselves, -1 where a query was asked.
+    """
+
+    def __init__(self, shape: Shape, distance: Distance, queries: Float32s, own: Rows) -> None:
+        self.shape = shape
+        self._distance = distance
+        self._queries = queries
+        self._own = own
+        self._next = 0
+        self._parts: list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]] = []
+
+    def step(self, view: View) -> Calibration | None:
+        """Measure with some more queries; return the calibration when that were all."""
+        for query, own in zip(
+            *(part[self._next : self._next + A_PIECE] for part in (self._queries, self._own)), strict=True
+        ):
+            found = found_at(view, Scorer(query, self._distance), int(own))
+            self._parts.append((*found, np.full(len(found[0]), own < 0, dtype=np.uint8)))
+        self._next += A_PIECE
+        if self._next < len(self._queries):
+            return None
+        shares, first, ranks, groups = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        return Calibration(self.shape, shares, first, ranks, groups)
+
+
+def found_at(view: View, scorer: Scorer, own: int) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+    """Return where a query's true ten nearest coded rows are found: see `Calibration`."""
+    clock = Clock(stages := Stages(), None)
+    mapped = map_query(view, scorer.query, scorer.distance, PARAMS)
+    first = best_of(scan(view, scorer.query, mapped, DEPTH, EVERYTHING, None, clock, stages), WIDE)
+    planes = max((part.query.planes for part in first), default=1)
+    last = refined(first, symmetric=False) if planes > 1 else first
+    by_last = _ranked(last, own, planes)
+    rows, _ = best(*joined(list(read_scores(view, scorer, np.sort(by_last[:READ])))), DEPTH)
+    ranks = _scanned(first, rows)
+    if planes > 1:  # what is refined is chosen from all segments
+        ranks = np.maximum(ranks, _ranks(_ranked(first, own, 1), rows))
+    return _shares(view, scorer.query, rows), ranks, _ranks(by_last, rows)
+
+
+def _scanned(found: Sequence[Found], rows: Rows) -> NDArray[np.int32]:
+    """Return the rank that the scan of its segment, or of its band of like norms, gives each row."""
+    ranks = np.full(len(rows), NEVER, dtype=np.int32)
+    for part in found:
+        alone = part.segment.centroids is not None or part.segment.index.bands == 1
+        bands = np.zeros(len(part.sums)) if alone else part.segment.index.lists_of(part.positions)
+        order = np.lexsort((-part.sums, bands))
+        starts = np.searchsorted(bands[order], bands[order])
+        place = dict(zip(part.rows()[order].tolist(), (np.arange(len(order)) - starts).tolist(), strict=True))
+        for at, row in enumerate(rows.tolist()):
+            ranks[at] = min(int(ranks[at]), place.get(row, NEVER))
+    return ranks
+
+
+def _ranked(found: Sequence[Found], own: int, planes: int) -> Rows:
+    """Return the rows of candidates, the best estimates by some planes first."""
+    parts = [(part.rows(), part.estimates(min(planes, part.query.planes), biased=True)) for part in found]
+    rows, estimates = joined(parts)
+    ranked = rows[np.argsort(-estimates, kind="stable")]
+    return np.asarray(ranked[ranked != own])
+
+
+def _ranks(ranked: Rows, rows: Rows) -> NDArray[np.int32]:
+    places = {row: rank for rank, row in enumerate(ranked.tolist())}
+    return np.array([places.get(row, NEVER) for row in rows.tolist()], dtype=np.int32)
+
+
+def _shares(view: View, query: Float32s, rows: Rows) -> NDArray[np.float32]:
+    """Return the least share of the nearest lists of its segment that holds each row."""
+    shares = np.zeros(len(rows), dtype=np.float32)
+    for segment in view.segments:
+        mine = segment.holds(rows) if segment.centroids is not None else np.zeros(len(rows), dtype=np.bool_)
+        if segment.centroids is None or not mine.any():
+            continue
+        order = segment.centroids.nearest(query, len(segment.centroids))
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        lists = segment.index.lists_of(segment.positions_of(np.sort(rows[mine])))
+        ascending = np.argsort(np.argsort(rows[mine]))
+        shares[mine] = (place[lists][ascending] + 1) / len(order)
+    return shares

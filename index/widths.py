@@ -1,0 +1,80 @@
+"""How wide the stages of a search are: what was asked for, else what was measured to reach a recall, else constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from index.calibration import DEPTH, Calibration
+from index.points import Distance, SearchParams
+
+DEFAULT_TARGET = 0.98  # recall@10
+# k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors
+# make weaker codes and cheaper reads, so the number of values that rerank reads is what is constant. With further
+# planes, k1 is what one plane would have reranked, and a share of them is reranked.
+CANDIDATES = 400
+RERANK_VALUES = {"Cosine": 76_800, "Dot": 153_600, "Euclid": 153_600}
+RERANK_LEAST, RERANK_MOST = 100, 1000
+RERANK_SHARE = {1: 1.0, 2: 0.3, 3: 0.2, 4: 0.15}
+# Measured on 465,369 texts (docs/log.md): .98 of the ten nearest rows are in the lists of the nearest tenth of
+# centroids.
+LISTS_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """How wide the stages of one search are.
+
+    Attributes
+    ----------
+    candidates : k1.
+    rerank : k2.
+    probes : lists looked into in each segment for its ten best rows; None: `share` of them, 0 to 1.
+    target : recall@10 that was measured for what was not asked for otherwise; None if nothing was.
+    """
+
+    candidates: int
+    rerank: int
+    probes: int | None
+    share: float
+    target: float | None = None
+
+
+def default_rerank(distance: Distance, dimension: int, bits: int) -> int:
+    """Return k2, how many full-precision vectors a search with some planes reads unless it says otherwise."""
+    one_plane = min(max(RERANK_VALUES[distance] // dimension, RERANK_LEAST), RERANK_MOST)
+    return round(one_plane * RERANK_SHARE[bits])
+
+
+def widths_of(
+    params: SearchParams, k: int, distance: Distance, dimension: int, planes: int, calibration: Calibration | None
+) -> Widths:
+    """Return how wide a search for the k best is.
+
+    Large pages are reranked from more than what they show: unless it was asked for otherwise, k2 is at least 2 k and k1
+    at least 2 k2. k1 is always at least k2 and k.
+
+    Parameters
+    ----------
+    planes : of the codes, that the search uses; those that a calibration was measured with, or it says nothing of k1
+        and k2.
+    """
+    refining = params.symmetric or planes > 1
+    share, k1, k2 = LISTS_SHARE, CANDIDATES, default_rerank(distance, dimension, planes)
+    if refining:
+        k1 = default_rerank(distance, dimension, 1)
+    target = None
+    if calibration is not None:
+        target = params.target_recall or DEFAULT_TARGET
+        settled = calibration.settled(target)
+        share = settled.share
+        if planes == calibration.planes and not params.symmetric:
+            k1, k2 = settled.candidates, settled.rerank
+    if params.rerank is not None:
+        k2 = params.rerank
+    elif k > DEPTH:
+        k2 = max(k2, 2 * k)
+    if params.candidates is not None:
+        k1 = params.candidates
+    elif calibration is None or k > DEPTH:
+        k1 = max(k1, 2 * k2)
+    return Widths(max(k1, k2, k), k2, params.probes, share, target)
