@@ -36,6 +36,7 @@ from index.funnel import search_codes
 from index.ids import PointId
 from index.info import describe
 from index.measuring import Measuring
+from index.meter import Asked, RecallMeter
 from index.opening import open_view
 from index.options import StoreOptions
 from index.payload import PayloadEdit
@@ -86,6 +87,7 @@ class Collection:
         self.calibration_path = folder / "calibration.npz"
         self.calibration: Calibration | None = load_calibration(self.calibration_path)
         self.measuring: Measuring | None = None  # the calibration that upkeep is making
+        self.meter = RecallMeter(options.recall_sample)
         self.asked: deque[Float32s] = deque(maxlen=ASKED)  # queries of late, (d,) float32
         try:
             files = self._open(options)
@@ -355,9 +357,10 @@ class Collection:
             with self.record.snapshot() as reader:
                 return reader.count()
         with self.snapshot() as (view, reader):
-            return len(self._select(view, reader, filter, deadline).rows)
+            return len(self.select(view, reader, filter, deadline).rows)
 
-    def _select(self, view: View, reader: Reader, filter: Filter, deadline: float | None) -> Selection:
+    def select(self, view: View, reader: Reader, filter: Filter, deadline: float | None) -> Selection:
+        """Return the rows that a filter selects, of a snapshot."""
         return select(reader, filter, deadline, indexes=self.fields, view=view)
 
     def search(
@@ -403,12 +406,15 @@ class Collection:
             started = time.perf_counter()
             chosen = None
             if filter is not None and filter != Filter():
-                chosen = self._select(view, reader, filter, deadline)
+                chosen = self.select(view, reader, filter, deadline)
             filtering = (time.perf_counter() - started) * 1e3
             results = []
             for query in prepared:
                 scorer = Scorer(query, self.config.distance, within)
                 ranking = self._rank(view, scorer, k, chosen.rows if chosen else None, params, deadline)
+                if ranking.stages.mode == "codes":
+                    self.asked.append(query)
+                    self.meter.offer(Asked(query, k, params, filter, within))
                 if chosen is not None:
                     ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.rows), chosen.read
                     ranking.stages.milliseconds["filter"] = round(filtering, 4)
@@ -434,7 +440,6 @@ class Collection:
             if view.named:
                 view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
             return search_exact(view, scorer, k, allowed, deadline)
-        self.asked.append(scorer.query)
         return search_codes(view, scorer, k, allowed, params, deadline, self.calibration)
 
     # Upkeep

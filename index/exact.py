@@ -55,7 +55,7 @@ class Scorer:
 
 def search_exact(view: View, scorer: Scorer, k: int, allowed: Rows | None, deadline: float | None) -> Ranking:
     """Score every (allowed) full-precision vector. Ties: the lower row first."""
-    stages = Stages(mode="exact")
+    stages = Stages(mode="exact", plan="read all" if allowed is None else "read allowed")
     clock = Clock(stages, deadline)
     kept: list[tuple[Rows, Float32s]] = []
     for rows, scores in _exact_scores(view, scorer, allowed):

@@ -72,6 +72,7 @@ def search_codes(
         stages.scanned += len(scored[-1][0])
     rows, scores = best(*joined(scored), k)
     clock.lap("tail")
+    stages.plan = "probe" if stages.probed else "scan"
     stages.reranked = len(chosen)
     stages.bytes_read = len(chosen) * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)

@@ -22,6 +22,7 @@ from index.errors import DiskFull
 from index.indexing import fill_piece, save_fields
 from index.listing import list_piece
 from index.merging import alive_rows, merge
+from index.metering import meter_piece
 from index.segment import Segment
 from index.versions import upgrade as upgrade
 from index.versions import version_for
@@ -126,7 +127,7 @@ def step(collection: Collection, *, idle: bool) -> bool:
         if files:
             compact(collection, files)
             return True
-        return list_piece(collection) or (idle and calibrate_piece(collection))
+        return list_piece(collection) or (idle and calibrate_piece(collection)) or meter_piece(collection)
 
 
 def optimize(collection: Collection) -> None:

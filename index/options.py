@@ -24,6 +24,7 @@ class StoreOptions:
     file_bytes : size at which a vector file is full.
     dead_share : share of dead rows in a vector file from which it is rewritten without them.
     idle_seconds : quiet time after which segments are merged further.
+    recall_sample : share of live searches of codes that are run again exactly, to measure their recall.
     background : run maintenance in a thread; without it, the caller runs `maintenance.step`.
     """
 
@@ -38,6 +39,7 @@ class StoreOptions:
     file_bytes: int = FILE_BYTES
     dead_share: float = 0.5
     idle_seconds: float = 5.0
+    recall_sample: float = 0.0
     background: bool = True
 
     def for_dimension(self, dimension: int) -> StoreOptions:

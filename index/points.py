@@ -202,6 +202,8 @@ class SearchParams:
 class Stages:
     """What one search did. Times are milliseconds, `bytes_read` counts full-precision vector bytes.
 
+    `plan`: `read all` vectors or, in mode `exact` too, `read allowed` ones of a filter; `scan` all codes, or `probe`
+    inverted lists where a segment has some.
     `probed` inverted lists and `scanned` rows were looked at, `candidates` rows came out of the scans of codes,
     `refined` rows had further planes scored, `reranked` rows were scored in full precision. `bits` planes were used
     (the most of any segment), 0 in mode `exact`. A filter left `filtered_to` rows, for which `payloads_read` had to
@@ -210,6 +212,7 @@ class Stages:
     """
 
     mode: Literal["exact", "codes"] = "exact"
+    plan: Literal["read all", "read allowed", "scan", "probe"] = "read all"
     bits: int = 0
     symmetric: bool = False
     target_recall: float | None = None

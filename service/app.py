@@ -25,6 +25,7 @@ from service import (
     routes_native,
     routes_openai,
     routes_points,
+    routes_recall,
     routes_search,
 )
 from service.candidates import Candidates
@@ -97,6 +98,7 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
         routes_openai.router,
         routes_collections.router,
         routes_footprint.router,
+        routes_recall.router,
         routes_points.router,
         routes_jobs.router,
     ):
@@ -183,7 +185,7 @@ def _open_engine(settings: Settings, encoders: Encoders, options: StoreOptions |
             most_batch=settings.query_batch,
             at_once=settings.encoder_threads or usable_cores(),
         ),
-        options=options or StoreOptions(exact_below=settings.exact_below),
+        options=options or StoreOptions(exact_below=settings.exact_below, recall_sample=settings.recall_sample),
         faiss_threads=settings.faiss_threads,
         searches_at_once=settings.search_threads,
     )

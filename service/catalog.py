@@ -188,7 +188,7 @@ class Catalog:
         for name in self._store.names():
             try:
                 with self.using(name) as collection:
-                    info = collection.info()
+                    info, recall = collection.info(), collection.meter.report()
             except IndexingError:
                 continue  # dropped meanwhile
             found.append(
@@ -199,6 +199,7 @@ class Catalog:
                     info.vector_bytes,
                     info.record_bytes,
                     info.code_file_bytes,
+                    recall,
                 )
             )
         return found

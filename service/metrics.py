@@ -10,13 +10,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from index.meter import RecallReport
+
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _METHODS = frozenset(("GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"))
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """One collection as the metrics show it; bytes are of files on disk."""
+    """One collection as the metrics show it; bytes are of files on disk, recall is that of live searches."""
 
     collection: str
     points: int
@@ -24,6 +26,7 @@ class Sizes:
     vector_bytes: int
     record_bytes: int
     code_bytes: int
+    recall: RecallReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,14 @@ class _Watched(Collector):
         points = GaugeMetricFamily("bitfold_points", "Points of a collection", labels=["collection"])
         indexed = GaugeMetricFamily("bitfold_indexed_points", "Points that have codes", labels=["collection"])
         disk = GaugeMetricFamily("bitfold_disk_bytes", "Bytes on disk by part", labels=["collection", "part"])
+        recall = GaugeMetricFamily(
+            "bitfold_recall", "Share of the true best that live searches find", labels=["collection", "filtered"]
+        )
+        lost = GaugeMetricFamily(
+            "bitfold_recall_lost", "Share of the true best that is not found", labels=["collection", "by"]
+        )
         for size in self._sizes():
+            _add_recall(recall, lost, size)
             points.add_metric([size.collection], size.points)
             indexed.add_metric([size.collection], size.indexed)
             disk.add_metric([size.collection, "vectors"], size.vector_bytes)
@@ -112,4 +122,15 @@ class _Watched(Collector):
         texts.add_metric(["false"], counts.misses)
         calls = CounterMetricFamily("bitfold_query_encodings", "Calls of encoders for query texts that were not known")
         calls.add_metric([], counts.calls)
-        yield from (points, indexed, disk, jobs, texts, calls)
+        yield from (points, indexed, disk, recall, lost, jobs, texts, calls)
+
+
+def _add_recall(recall: GaugeMetricFamily, lost: GaugeMetricFamily, size: Sizes) -> None:
+    found = size.recall
+    for filtered, value in (("any", found.recall), ("true", found.filtered_recall)):
+        if value is not None:
+            recall.add_metric([size.collection, filtered], value)
+    causes = {"codes": found.lost_by_codes, "probing": found.lost_by_probing, "filters": found.lost_by_filters}
+    for cause, value in causes.items():
+        if value is not None:
+            lost.add_metric([size.collection, cause], value)

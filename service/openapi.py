@@ -272,6 +272,7 @@ _EXTRA_COMPONENTS: Final[dict[str, Any]] = {
 _BODIES: Final = (
     schemas_collections.CreateCollection,
     schemas_collections.Plan,
+    schemas_collections.MeasureRecall,
     schemas_collections.UpdateCollection,
     schemas_collections.CreateIndex,
     schemas_collections.Train,

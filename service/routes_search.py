@@ -121,7 +121,7 @@ def _query(service: Services, body: schemas_search.Search, dimension: int) -> Qu
         dimensions=dimensions,
         vector=vector,
         filter=body.filter,
-        params=_to_params(body.params),
+        params=to_params(body.params),
         score_threshold=body.score_threshold,
         with_payload=body.with_payload is not False,
         with_text=body.with_text,
@@ -222,7 +222,7 @@ def _to_query(service: Services, body: schemas_search.Query, dimension: int, ask
         dimensions=dimensions,
         point=point,
         filter=body.filter,
-        params=_to_params(body.params),
+        params=to_params(body.params),
         score_threshold=body.score_threshold,
         with_payload=bool(body.with_payload),
         with_text=body.with_text,
@@ -246,7 +246,7 @@ def _size(params: schemas_search.Params | None, at: str, *, has_text: bool) -> t
     return params.layers, params.dimensions
 
 
-def _to_params(params: schemas_search.Params | None) -> SearchParams:
+def to_params(params: schemas_search.Params | None) -> SearchParams:
     """Return how to search."""
     if params is None:
         return SearchParams()

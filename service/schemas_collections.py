@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from index.fields.field import FieldKind
-from service.fields import NoEffect, Nothing, Unsupported
+from service.fields import FilterField, NoEffect, Nothing, Unsupported
 from service.responses import ApiError
 from service.schemas import Request, checked
+from service.schemas_search import Params
 
 
 class VectorParams(Request):
@@ -194,6 +195,20 @@ class Train(Request):
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     upgrade: bool = True
     force: bool = False
+
+
+class MeasureRecall(Request):
+    """How to measure recall now; all of it has defaults.
+
+    `queries`: how many, those asked last and then stored points. `limit`: k of recall@k.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"example": {"queries": 50, "params": {"target_recall": 0.95}}})
+    may_be_empty: ClassVar[bool] = True
+    queries: int = Field(default=20, ge=1, le=1000)
+    limit: int | None = Field(default=None, ge=1)
+    filter: FilterField = None
+    params: Params | None = None
 
 
 class Upgrade(Request):

@@ -119,6 +119,12 @@ class Settings(BaseModel):
         ge=0,
         description="Collections of up to so many points are scored exactly unless a query says otherwise.",
     )
+    recall_sample: float = Field(
+        default=0.001,
+        ge=0,
+        le=1,
+        description="Share of searches by codes that are run again exactly, when there is time, to measure recall.",
+    )
     max_body_bytes: int = Field(
         default=32 * _MIB, ge=1024, le=1 << 30, description="Largest JSON body; bulk bodies have no limit."
     )
