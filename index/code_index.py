@@ -118,11 +118,11 @@ class CodeIndex:
         blocks = int((-(-self.sizes // BLOCK)).sum())
         return blocks * BLOCK * self.code_bytes, 8 * int(self.sizes.sum()) + self._band_of.nbytes
 
-    def lists_of(self, positions: Positions) -> NDArray[np.int64]:
+    def lists_of(self, positions: Positions) -> NDArray[np.unsignedinteger]:
         """Return the list that each of some positions is in."""
         if self.bands == 1:
-            return np.zeros(len(positions), dtype=np.int64)
-        return self._band_of[positions].astype(np.int64)
+            return np.zeros(len(positions), dtype=np.uint8)
+        return self._band_of.take(positions)
 
     def counts(self, positions: Positions) -> NDArray[np.int64]:
         """Return how many of some positions are in each list."""

@@ -142,8 +142,9 @@ class Segment:
         return rows + self.first_row
 
     def positions_of(self, rows: Rows) -> Positions:
-        """Return the positions of those rows that the segment holds."""
-        inside = rows[(rows >= self.first_row) & (rows < self.end_row)] - self.first_row
+        """Return the positions of those of ascending rows that the segment holds."""
+        low, high = rows.searchsorted([self.first_row, self.end_row])
+        inside = rows[low:high] - self.first_row
         if self.offsets is None or not len(inside):
             return inside
         if not len(self):
@@ -162,7 +163,7 @@ class Segment:
         return flags
 
     def flags_of(self, rows: Rows) -> NDArray[np.bool_]:
-        """Return which positions hold one of these rows (rows elsewhere are passed over)."""
+        """Return which positions hold one of these ascending rows (rows elsewhere are passed over)."""
         flags = np.zeros(len(self), dtype=np.bool_)
         flags[self.positions_of(rows)] = True
         return flags
@@ -187,7 +188,7 @@ class Segment:
 
     def without(self, rows: Rows) -> Segment:
         """Return the same segment with these rows deleted too."""
-        dead = self.positions_of(rows)
+        dead = self.positions_of(np.sort(rows))
         if not len(dead):
             return self
         alive = pack_bits(self.alive_flags()) if self.alive is None else self.alive.copy()
