@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from models.distill.phase import rate_at
 from models.distill.teacher_vectors import SHARD, TeacherVectors
 from models.distill.texts import cut, read_texts
 from models.distill.tokens import Tokens, batches_by_length
 from models.errors import InvalidText, ModelNotFound, TrainingCancelled
+from models.learning_rate import rate_at
 
 
 def lines(path, rows):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models import metrics_log
 from models.distill.options import StudentProgress
 from models.errors import TrainingCancelled
+from models.learning_rate import rate_at
 from models.training_checkpoint import Checkpoint, State
 
 RECENT = 50  # steps whose mean loss is shown
@@ -50,12 +51,6 @@ class Phase:
     warm_up: float
     clip: float
     checkpoint_steps: int
-
-
-def rate_at(step: int, steps: int, warm_up: float) -> float:
-    """Return the share of the greatest rate at a step: up along a line for `warm_up` of the steps, then down to 0."""
-    rising = max(1.0, warm_up * steps)
-    return min((step + 1) / rising, max(0.0, (steps - step) / max(1.0, steps - rising)))
 
 
 def run_phase(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from models.errors import InvalidTraining, TrainingCancelled
+from models.learning_rate import rate_at
 from models.matryoshka.options import EncoderProgress, EncoderTrainingOptions
 from models.matryoshka.pairs import Rows
 from models.matryoshka.recipe import Figures, Recipe, Step
@@ -112,7 +113,7 @@ class EncoderRun:
     def _step(self) -> Step:
         number, options = self._done, self._options
         epoch, place = divmod(number, self._each_epoch)
-        rate = options.rate * _share(number, self._total, options.warm_up)
+        rate = options.rate * rate_at(number, self._total, options.warm_up)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
@@ -194,12 +195,6 @@ def _on_cpu(value: Any) -> Any:  # noqa: ANN401  (any tree of tensors)
     if isinstance(value, dict):
         return {key: _on_cpu(each) for key, each in value.items()}
     return [_on_cpu(each) for each in value] if isinstance(value, list) else value
-
-
-def _share(step: int, steps: int, warm_up: float) -> float:
-    """Return the share of the highest rate: a line up over the first steps, a line down to 0 behind the last."""
-    rising = max(1, round(warm_up * steps))
-    return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
 
 
 def _optimizer(network: nn.Module, options: EncoderTrainingOptions) -> torch.optim.Optimizer:
