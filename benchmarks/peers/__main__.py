@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3, help="times that each setting is asked all queries")
     parser.add_argument("--ask", type=int, default=0, metavar="N", help="ask the first N queries only, for a quick try")
     parser.add_argument("--keep", action="store_true", help="leave what was built on disk")
+    parser.add_argument("--reuse", action="store_true", help="--again asks what was kept and builds nothing")
     parser.add_argument("--docs", type=Path, help="report: fill the places in this folder's benchmarks.md too")
     a = parser.parse_args()
     if a.step == "report":
@@ -45,7 +46,7 @@ def main() -> None:
     if not sets:
         parser.error("name a data set: --real FILE --queries FILE, --synthetic N")
     names = list(dict.fromkeys([*a.only, *a.again]))
-    failed = measure.run(a.work, sets, names, again=a.again, passes=a.passes, queries=a.ask, keep=a.keep)
+    failed = measure.run(a.work, sets, names, again=a.again, passes=a.passes, queries=a.ask, keep=a.keep, reuse=a.reuse)
     if failed:
         sys.exit("not measured:\n" + "\n".join(failed))
 

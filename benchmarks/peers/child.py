@@ -25,7 +25,8 @@ from benchmarks.peers.memory import on_disk, resident, settle
 NOT_INSTALLED = 3  # exit status
 KEYS = ("dataset", "contestant", "run", "kind", "setting", "share")
 WARM = 50  # queries before a setting is timed
-ENOUGH = 180.0  # seconds after which no further pass is begun
+PASS_SECONDS = 30.0  # after which a pass asks no more queries
+SWEEP_SECONDS = 300.0  # after which a sweep tries no more settings; they get dearer as it goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,12 @@ def search(task: Task, engine: Engine, data: DataSet, results: Results) -> None:
     engine.open(data.points, task.folder)
     opened = time.perf_counter() - began
     for share in SHARES if engine.filters else SHARES[:1]:
-        for setting in engine.settings() if share == 1 else engine.filtered_settings():
+        settings = engine.settings() if share == 1 else engine.filtered_settings()
+        end = time.perf_counter() + SWEEP_SECONDS
+        for i, setting in enumerate(settings):
+            if time.perf_counter() > end:
+                print(f"  {share:7.1%} the dearest {len(settings) - i} of {len(settings)} settings are left out")
+                break
             measured = asked(engine, setting, share, data, task.passes)
             results.add(task.row("search", label(setting), share, **measured))
             qps = measured["qps"]
@@ -131,33 +137,36 @@ def search(task: Task, engine: Engine, data: DataSet, results: Results) -> None:
 def asked(engine: Engine, setting: Setting, share: float, data: DataSet, passes: int) -> Row:
     """Return recall@10, queries a second (least, median, greatest pass) and milliseconds of a query."""
     ask = engine.asker(setting, DEPTH, below(share))
-    for query in data.queries[:WARM]:
-        ask(query)
+    one_pass(ask, data.queries[:WARM])
     rates, times = [], []
-    began = time.perf_counter()
-    while len(rates) < passes and (not rates or time.perf_counter() - began < ENOUGH):
+    for _ in range(passes):
         found, seconds = one_pass(ask, data.queries)
         rates.append(len(seconds) / sum(seconds))
         times += seconds
     p50, p99 = np.percentile(times, [50, 99]) * 1e3
     return {
-        "recall": recall(found, data.truth[share]),
+        "recall": recall(found, data.truth[share][: len(found)]),
         "qps": [min(rates), float(np.median(rates)), max(rates)],
-        "passes": len(rates),
+        "passes": passes,
+        "queries": len(found),
         "p50": p50,
         "p99": p99,
     }
 
 
 def one_pass(ask: Ask, queries: Floats) -> tuple[NDArray[np.int64], list[float]]:
-    """Ask all queries, one after the other; return (nq, 10) ids and the seconds of each."""
+    """Ask queries, one after the other, all or until time is up; return (asked, 10) ids and the seconds of each."""
     answers, seconds = [], []
+    end = time.perf_counter() + PASS_SECONDS
     for query in queries:
         began = time.perf_counter()
         answer = ask(query)
-        seconds.append(time.perf_counter() - began)
+        done = time.perf_counter()
+        seconds.append(done - began)
         answers.append(answer)
-    found = np.full((len(queries), DEPTH), -1)
+        if done > end:
+            break
+    found = np.full((len(answers), DEPTH), -1)
     for row, answer in zip(found, answers, strict=True):
         row[: len(answer)] = answer
     return found, seconds

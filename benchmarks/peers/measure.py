@@ -36,12 +36,14 @@ def run(
     passes: int,
     queries: int,
     keep: bool,
+    reuse: bool,
 ) -> list[str]:
     """Measure who was not measured yet; return who failed or is not installed.
 
-    again : names that are built and measured once more.
+    again : names that are measured once more.
     queries : how many are asked, the first ones; 0: all.
     keep : builds are left on disk.
+    reuse : who is measured again is only asked again, if its build was kept.
     """
     failed = []
     for dataset in datasets:
@@ -52,7 +54,7 @@ def run(
                 print(f"{dataset}: {name} was measured")
                 continue
             task = Task("build", work, dataset, name, int(time.time()), BUILD_THREADS, passes, queries)
-            if name in again:
+            if name in again and not reuse:
                 task.built.unlink(missing_ok=True)
             print(f"{dataset}: {name}", flush=True)
             if why := _turn(task):

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from benchmarks.peers.engine import (
+    FILTERED_WIDTHS,
     GRAPH_LINKS,
     GRAPH_WIDTH,
     WIDTHS,
@@ -30,7 +31,7 @@ def selector(buckets: np.ndarray, below: int) -> faiss.IDSelector:
 
 
 class FaissGraph(Engine):
-    """A graph of FAISS.
+    """A graph of FAISS; a filter is worked out for each query, as there is nothing that would remember it.
 
     Parameters
     ----------
@@ -63,6 +64,10 @@ class FaissGraph(Engine):
     def settings(self) -> list[Setting]:
         """Sweep ef."""
         return grid(ef=WIDTHS)
+
+    def filtered_settings(self) -> list[Setting]:
+        """Sweep fewer."""
+        return grid(ef=FILTERED_WIDTHS)
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`."""

@@ -8,6 +8,7 @@ import hnswlib
 import numpy as np
 
 from benchmarks.peers.engine import (
+    FILTERED_WIDTHS,
     GRAPH_LINKS,
     GRAPH_WIDTH,
     WIDTHS,
@@ -24,7 +25,7 @@ FILE = "graph.hnsw"
 
 
 class HnswlibGraph(Engine):
-    """A graph of hnswlib; a filter is a function that it calls for every point it meets."""
+    """A graph of hnswlib; a filter is worked out for each query and then asked about every point that is met."""
 
     packages = ("hnswlib",)
 
@@ -50,6 +51,10 @@ class HnswlibGraph(Engine):
     def settings(self) -> list[Setting]:
         """Sweep ef."""
         return grid(ef=WIDTHS)
+
+    def filtered_settings(self) -> list[Setting]:
+        """Sweep fewer."""
+        return grid(ef=FILTERED_WIDTHS)
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lancedb
@@ -14,7 +14,8 @@ from lancedb.index import BTree, IvfRq
 from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
 
 NAME, VECTOR = "points", "vector"
-LISTS = (0.01, 0.03, 0.06, 0.12, 0.25)  # shares of all lists
+LISTS = (0.02, 0.06, 0.12, 0.25, 0.5)  # shares of all lists
+FILTERED_LISTS = (0.03, 0.12, 0.4, 1.0)  # the same under a filter, which leaves fewer points in each
 REFINE = {1: (5, 10, 20), 4: (1, 2, 5)}  # times the limit, by bits
 
 
@@ -58,7 +59,14 @@ class LanceTable(Engine):
 
     def settings(self) -> list[Setting]:
         """Sweep how many lists are looked into, and how many vectors are read."""
-        return grid(nprobes=[max(1, round(share * self._lists)) for share in LISTS], refine=REFINE[self._bits])
+        return self._swept(LISTS)
+
+    def filtered_settings(self) -> list[Setting]:
+        """Look into more lists."""
+        return self._swept(FILTERED_LISTS)
+
+    def _swept(self, shares: Sequence[float]) -> list[Setting]:
+        return grid(nprobes=[max(1, round(share * self._lists)) for share in shares], refine=REFINE[self._bits])
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`; filters come before the search."""

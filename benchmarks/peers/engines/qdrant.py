@@ -10,14 +10,15 @@ from benchmarks.peers.engine import GRAPH_LINKS, GRAPH_WIDTH, Ask, Clock, Engine
 
 BATCH = 2_000
 EF = (16, 32, 48, 64, 96, 128, 192, 256)
-# Times the limit that the graph finds by codes before vectors rank them; 1 only orders what codes found.
+# Times the limit that the graph finds by codes before vectors rank them; 0: they do not. (1 would only order what
+# codes found.)
 OVERSAMPLING = {
     "none": (),
     "OneBit": (2.0, 4.0, 8.0, 16.0),
     "TwoBits": (2.0, 4.0, 8.0),
     "Bits1": (2.0, 4.0, 8.0),
-    "Bits2": (1.0, 2.0, 4.0),
-    "Bits4": (1.0, 1.5, 2.0, 4.0),
+    "Bits2": (0.0, 2.0, 4.0),
+    "Bits4": (0.0, 1.5, 2.0, 4.0),
 }
 
 
@@ -88,7 +89,7 @@ class QdrantShard(Engine):
         self._shard = q.EdgeShard.load(str(folder / "shard"))
 
     def settings(self) -> list[Setting]:
-        """Sweep ef, and with codes the oversampling; rescored always."""
+        """Sweep ef, and with codes the oversampling."""
         wider = OVERSAMPLING[self._bits or "none"]
         return grid(ef=EF, oversampling=wider) if wider else grid(ef=EF)
 
@@ -101,7 +102,8 @@ class QdrantShard(Engine):
         """See `Engine`."""
         shard, chosen, codes = self._shard, None, None
         if "oversampling" in setting:
-            codes = q.QuantizationSearchParams(rescore=True, oversampling=setting["oversampling"])
+            wider = setting["oversampling"]
+            codes = q.QuantizationSearchParams(rescore=wider > 0, oversampling=wider or None)
         if below is not None:
             chosen = q.Filter(must=[q.FieldCondition("bucket", range=q.RangeFloat(lt=below))])
         acorn = q.AcornSearchParams(enable=True, max_selectivity=1.0) if setting.get("acorn") else None
