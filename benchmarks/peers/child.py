@@ -104,7 +104,7 @@ def build(task: Task, engine: Engine, data: DataSet) -> None:
 
 
 def search(task: Task, engine: Engine, data: DataSet, results: Results) -> None:
-    """Open, sweep, and note the memory at the end: its line says that the contestant is done."""
+    """Open and sweep. The line of memory, after the sweep without filters, comes last: the contestant is done."""
     results.add(task.row("build", **json.loads(task.built.read_text())))
     floats = [str(data.points.path), *engine.float_paths]
     settle()
@@ -112,26 +112,34 @@ def search(task: Task, engine: Engine, data: DataSet, results: Results) -> None:
     began = time.perf_counter()
     engine.open(data.points, task.folder)
     opened = time.perf_counter() - began
-    for share in SHARES if engine.filters else SHARES[:1]:
-        settings = engine.settings() if share == 1 else engine.filtered_settings()
-        end = time.perf_counter() + SWEEP_SECONDS
-        for i, setting in enumerate(settings):
-            if time.perf_counter() > end:
-                print(f"  {share:7.1%} the dearest {len(settings) - i} of {len(settings)} settings are left out")
-                break
-            measured = asked(engine, setting, share, data, task.passes)
-            results.add(task.row("search", label(setting), share, **measured))
-            qps = measured["qps"]
-            print(
-                f"  {share:7.1%} {label(setting):36s} recall {measured['recall']:.4f}, {qps[1]:8,.0f}/s "
-                f"({qps[0]:,.0f} to {qps[2]:,.0f}), p99 {measured['p99']:.2f} ms",
-                flush=True,
-            )
+    sweep(task, engine, data, results, 1.0)
     settle()
     memory = (resident(engine.process(), floats) - before).row()
-    engine.close()
-    results.add(task.row("memory", opened=opened, filters=engine.filters, **memory))
     print("  memory: " + ", ".join(f"{name} {value / 1e6:,.0f} MB" for name, value in memory.items()), flush=True)
+    for share in SHARES[1:] if engine.filters else ():
+        sweep(task, engine, data, results, share)
+    settle()
+    at_end = (resident(engine.process(), floats) - before).row()
+    engine.close()
+    results.add(task.row("memory", opened=opened, filters=engine.filters, at_end=at_end, **memory))
+
+
+def sweep(task: Task, engine: Engine, data: DataSet, results: Results, share: float) -> None:
+    """Ask with every setting until time is up, among a share of the points."""
+    settings = engine.settings() if share == 1 else engine.filtered_settings()
+    end = time.perf_counter() + SWEEP_SECONDS
+    for i, setting in enumerate(settings):
+        if time.perf_counter() > end:
+            print(f"  {share:7.1%} the last {len(settings) - i} of {len(settings)} settings are left out", flush=True)
+            break
+        measured = asked(engine, setting, share, data, task.passes)
+        results.add(task.row("search", label(setting), share, **measured))
+        qps = measured["qps"]
+        print(
+            f"  {share:7.1%} {label(setting):36s} recall {measured['recall']:.4f}, {qps[1]:8,.0f}/s "
+            f"({qps[0]:,.0f} to {qps[2]:,.0f}), p99 {measured['p99']:.2f} ms",
+            flush=True,
+        )
 
 
 def asked(engine: Engine, setting: Setting, share: float, data: DataSet, passes: int) -> Row:
