@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 
 from index import durable
+from index.allowed import Allowed, Kept, Selections
 from index.appender import VectorAppender
 from index.binarizer import Binarizer, BinarizerFactory
 from index.calibration import Calibration, load_calibration
@@ -56,7 +57,7 @@ from index.points import (
 from index.ranking import Clock, Ranking
 from index.record import FileEntry, Reader, Record, Writer
 from index.sealing import sealed
-from index.selecting import Selection, page_of, select
+from index.selecting import page_of, select
 from index.view import View
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Collection:
         self.calibration_path = folder / "calibration.npz"
         self.calibration: Calibration | None = load_calibration(self.calibration_path)
         self.measuring: Measuring | None = None  # the calibration that upkeep is making
+        self.selections = Selections()
         self.meter = RecallMeter(options.recall_sample)
         self.asked: deque[Float32s] = deque(maxlen=ASKED)  # queries of late, (d,) float32
         try:
@@ -357,11 +359,15 @@ class Collection:
             with self.record.snapshot() as reader:
                 return reader.count()
         with self.snapshot() as (view, reader):
-            return len(self.select(view, reader, filter, deadline).rows)
+            return len(self.selected(view, reader, filter, deadline).allowed)
 
-    def select(self, view: View, reader: Reader, filter: Filter, deadline: float | None) -> Selection:
-        """Return the rows that a filter selects, of a snapshot."""
-        return select(reader, filter, deadline, indexes=self.fields, view=view)
+    def selected(self, view: View, reader: Reader, filter: Filter, deadline: float | None) -> Kept:
+        """Return what a filter selects, of a snapshot."""
+        known = self.selections.get(filter, view.seq)
+        if known is not None:
+            return known
+        found = select(reader, filter, deadline, indexes=self.fields, view=view)
+        return self.selections.keep(filter, view.seq, found)
 
     def search(
         self,
@@ -406,17 +412,17 @@ class Collection:
             started = time.perf_counter()
             chosen = None
             if filter is not None and filter != Filter():
-                chosen = self.select(view, reader, filter, deadline)
+                chosen = self.selected(view, reader, filter, deadline)
             filtering = (time.perf_counter() - started) * 1e3
             results = []
             for query in prepared:
                 scorer = Scorer(query, self.config.distance, within)
-                ranking = self._rank(view, scorer, k, chosen.rows if chosen else None, params, deadline)
+                ranking = self._rank(view, scorer, k, chosen.allowed if chosen else None, params, deadline)
                 if ranking.stages.mode == "codes":
                     self.asked.append(query)
                     self.meter.offer(Asked(query, k, params, filter, within))
                 if chosen is not None:
-                    ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.rows), chosen.read
+                    ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.allowed), chosen.read
                     ranking.stages.milliseconds["filter"] = round(filtering, 4)
                 clock = Clock(ranking.stages, deadline)
                 hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)
@@ -429,7 +435,7 @@ class Collection:
         view: View,
         scorer: Scorer,
         k: int,
-        allowed: Rows | None,
+        allowed: Allowed | None,
         params: SearchParams,
         deadline: float | None,
     ) -> Ranking:
@@ -439,7 +445,7 @@ class Collection:
         if exact:
             if view.named:
                 view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
-            return search_exact(view, scorer, k, allowed, deadline)
+            return search_exact(view, scorer, k, None if allowed is None else allowed.rows, deadline)
         return search_codes(view, scorer, k, allowed, params, deadline, self.calibration)
 
     # Upkeep

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
+
+import orjson
 
 from index.errors import InvalidFilter, InvalidId
 from index.ids import parse_ids
@@ -64,7 +66,11 @@ def parse_filter(raw: object, *, param: str = "filter") -> Filter:
     InvalidFilter : malformed, not supported, deeper than 32 filters or of more than 10,000 conditions;
         `param` names the node, as in `filter.must[0].range.gte`.
     """
-    return _Parser().filter(raw, param, depth=1, nested=False)
+    tree = _Parser().filter(raw, param, depth=1, nested=False)
+    try:
+        return replace(tree, written=orjson.dumps(raw))
+    except TypeError:  # numbers beyond 64 bits: nothing tells this filter from others as fast
+        return tree
 
 
 @dataclass(slots=True)

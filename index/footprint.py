@@ -44,7 +44,7 @@ class Footprint:
     ----------
     memory : `codes` (bit planes), `ids` (FAISS's, and in which inverted list each is), `lists` (their centroids),
         `factors`, `rows` (which row lies where, and which count), `tail` (newest vectors, not coded yet),
-        `payload_indexes`, `binarizers`.
+        `payload_indexes`, `filters` (what those used last select), `binarizers`.
     disk : `vectors`, `record` (ids, payloads, texts), `codes`, `payload_indexes`.
     """
 
@@ -59,6 +59,7 @@ def footprint(collection: Collection) -> Footprint:
     memory = {name: sum(part[name] for part in parts) for name in ("codes", "ids", "lists", "factors", "rows")}
     memory["tail"] = view.tail.buffer.nbytes + view.tail.alive.nbytes
     memory["payload_indexes"] = collection.fields.memory_bytes()
+    memory["filters"] = collection.selections.memory_bytes()
     memory["binarizers"] = sum(len(binarizer.to_bytes()) for binarizer in view.binarizers.values())
     folder = collection.folder
     disk = {name: folder_bytes(folder / name) for name in ("vectors", "codes")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from index.allowed import Allowed
 from index.calibration import Calibration
 from index.exact import Scorer, read_scores, search_exact, tail_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
@@ -24,7 +25,7 @@ def search_codes(
     view: View,
     scorer: Scorer,
     k: int,
-    allowed: Rows | None,
+    allowed: Allowed | None,
     params: SearchParams,
     deadline: float | None,
     calibration: Calibration | None = None,
@@ -39,8 +40,8 @@ def search_codes(
     """
     query, distance = scorer.query, scorer.distance
     readable = max(READ_ALLOWED, k) if params.rerank is None else params.rerank
-    if allowed is not None and len(allowed) <= readable and view.readable(allowed).all():
-        return search_exact(view, scorer, k, allowed, deadline)
+    if allowed is not None and len(allowed) <= readable and view.readable(allowed.rows).all():
+        return search_exact(view, scorer, k, allowed.rows, deadline)
     stages = Stages(mode="codes", symmetric=params.symmetric)
     clock = Clock(stages, deadline)
     queries = map_query(view, query, distance, params)
@@ -68,7 +69,7 @@ def search_codes(
         scored.append(piece)
     clock.lap("rerank")
     if view.tail.count:
-        scored.append(tail_scores(view, scorer, allowed))
+        scored.append(tail_scores(view, scorer, None if allowed is None else allowed.rows))
         stages.scanned += len(scored[-1][0])
     rows, scores = best(*joined(scored), k)
     clock.lap("tail")

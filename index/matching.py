@@ -8,7 +8,7 @@ level deep.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from index.ids import PointId
@@ -49,7 +49,7 @@ class Filter:
     """A boolean node: all of `must`, none of `must_not`, one of `should`, `min_count` of `min_should`.
 
     An empty clause asks for nothing, so `Filter()` matches every point; `min_should` counts only with a
-    positive `min_count`.
+    positive `min_count`. `written` is the JSON that a whole filter was read from, empty where there was none.
     """
 
     must: tuple[Condition, ...] = ()
@@ -57,6 +57,7 @@ class Filter:
     must_not: tuple[Condition, ...] = ()
     min_should: tuple[Condition, ...] = ()
     min_count: int = 0
+    written: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def needs_payload(self) -> bool:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from index.allowed import Allowed
 from index.calibration import Calibration
 from index.exact import Scorer, search_exact
 from index.filters import Filter
 from index.funnel import search_codes
-from index.points import Float32s, Rows, SearchParams
+from index.points import Float32s, SearchParams
 from index.ranking import Ranking
 from index.view import View
 
@@ -126,7 +127,7 @@ def measure(
     view: View,
     asked: Asked,
     scorer: Scorer,
-    allowed: Rows | None,
+    allowed: Allowed | None,
     calibration: Calibration | None,
     deadline: float | None,
 ) -> Measured | None:
@@ -134,14 +135,14 @@ def measure(
 
     Parameters
     ----------
-    allowed : rows that its filter selects, None without one.
+    allowed : what its filter selects, None without one.
 
     Raises
     ------
     DeadlineExceeded
         It takes too long.
     """
-    exact = search_exact(view, scorer, asked.k, allowed, deadline)
+    exact = search_exact(view, scorer, asked.k, None if allowed is None else allowed.rows, deadline)
     if not len(exact.rows):
         return None
     found = _share(search_codes(view, scorer, asked.k, allowed, asked.params, deadline, calibration), exact)

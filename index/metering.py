@@ -80,6 +80,6 @@ def _measured(collection: Collection, asked: Asked, deadline: float | None) -> M
     with collection.snapshot() as (view, reader):
         allowed = None
         if asked.filter is not None and asked.filter != Filter():
-            allowed = collection.select(view, reader, asked.filter, deadline).rows
+            allowed = collection.selected(view, reader, asked.filter, deadline).allowed
         scorer = Scorer(asked.query, collection.config.distance, asked.within)
         return measure(view, asked, scorer, allowed, collection.calibration, deadline)

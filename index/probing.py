@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from index.allowed import Places
 from index.calibration import DEPTH
-from index.code_index import Positions
 from index.lists import ListNumbers
 from index.points import Float32s
 from index.segment import Segment
@@ -19,7 +19,7 @@ LEAST_LISTS = 4
 
 
 def lists_to_probe(
-    segment: Segment, query: Float32s, k: int, widths: Widths, allowed: Positions | None
+    segment: Segment, query: Float32s, k: int, widths: Widths, allowed: Places | None
 ) -> tuple[ListNumbers, int]:
     """Return the lists for the k best rows of a segment that has lists, the nearest first, and what rows they hold.
 
@@ -32,7 +32,7 @@ def lists_to_probe(
     ----------
     query : (d,) float32.
     widths : how many lists for the ten best rows without a filter.
-    allowed : positions that a filter allows, None for all; lists without any are left out.
+    allowed : what a filter allows, None for all; lists without any are left out.
 
     Returns
     -------
@@ -44,14 +44,14 @@ def lists_to_probe(
     if allowed is None:
         lists = centroids.nearest(query, _deeper(plain, k))
         return lists, int(sizes[lists].sum())
-    counts = segment.index.counts(allowed)
+    counts = allowed.lists
     # Putting all lists in order takes FAISS longer than looking into most of them: as many as it will be, usually.
-    likely = _deeper(plain, k * len(segment) / max(len(allowed), 1))
+    likely = _deeper(plain, k * len(segment) / max(allowed.count, 1))
     for considered in (likely + likely // 4, len(centroids)):
         order = centroids.nearest(query, considered)
         reached = np.cumsum(counts[order])
         near = min(_deeper(plain, _depth(reached, sizes[order], k)), len(centroids))
-        enough = near / len(centroids) * len(allowed)
+        enough = near / len(centroids) * allowed.count
         if near <= len(order) and reached[-1] >= enough:
             break
     chosen = order[: max(near, int(np.searchsorted(reached, enough)) + 1)]

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from index.allowed import Allowed
 from index.binarizer import Binarizer
 from index.code_index import Positions
-from index.codes import pack_bits, values
+from index.codes import values
 from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
@@ -108,7 +108,7 @@ def scan(
     mapped: Mapping[int, Mapped],
     k: int,
     widths: Widths,
-    allowed: Rows | None,
+    allowed: Allowed | None,
     clock: Clock,
     stages: Stages,
 ) -> list[Found]:
@@ -117,17 +117,17 @@ def scan(
     k1 = widths.candidates
     for segment in view.segments:
         clock.check()
-        at = None if allowed is None else segment.positions_of(allowed)
-        rows = segment.count if at is None else len(at)
+        places = None if allowed is None else allowed.places(segment)
+        rows = segment.count if places is None else places.count
         if rows == 0:
             continue
-        bitmap = segment.alive if at is None else _bitmap(at, len(segment))
+        bitmap = segment.alive if places is None else places.bitmap
         own = mapped[segment.binarizer]
         if segment.centroids is None:
             positions, sums = segment.index.scan(own.coded, k1, bitmap)
             stages.scanned += rows
         else:
-            lists, held = lists_to_probe(segment, query, k, widths, at)
+            lists, held = lists_to_probe(segment, query, k, widths, places)
             positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
             if len(positions) < min(k, rows):
                 lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
@@ -138,12 +138,6 @@ def scan(
         found.append(Found(segment, own, positions, sums))
     clock.lap("scan")
     return found
-
-
-def _bitmap(positions: Positions, length: int) -> NDArray[np.uint8]:
-    flags = np.zeros(length, dtype=np.bool_)
-    flags[positions] = True
-    return pack_bits(flags)
 
 
 def best_of(found: list[Found], k1: int) -> list[Found]:

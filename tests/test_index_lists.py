@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import clustering, listing
+from index.allowed import Allowed
 from index.clustering import Clustering
 from index.code_index import CodeIndex
 from index.codes import pack_bits
@@ -225,7 +226,9 @@ def test_a_filter_probes_no_list_without_a_row_that_it_allows(store):
     (segment,) = collection.view.segments
     query = grouped(1, seed=4)[0]
     far = segment.index._ids(int(segment.centroids.nearest(query, 10**6)[-1])).copy()
-    lists, held = lists_to_probe(segment, query, 10, Widths(400, 200, None, 0.1), far)
+    lists, held = lists_to_probe(
+        segment, query, 10, Widths(400, 200, None, 0.1), Allowed(segment.rows_at(far)).places(segment)
+    )
     assert (len(lists), held) == (1, len(far))
 
 

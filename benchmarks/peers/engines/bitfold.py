@@ -18,9 +18,7 @@ from models.binarizers import Binarizers
 
 NAME = "points"
 BATCH = 10_000
-LISTS = (0.01, 0.02, 0.04, 0.06, 0.1, 0.16, 0.25)  # shares of a segment's inverted lists
-CANDIDATES = (100, 200, 400)
-RERANK = {1: (50, 100, 200), 2: (20, 40, 80), 4: (10, 20, 40)}  # by bits
+TARGETS = (0.8, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 
 
 def _index_buckets(collection: Collection) -> None:
@@ -66,14 +64,8 @@ class BitfoldStore(Engine):
         _index_buckets(self._collection)
 
     def settings(self) -> list[Setting]:
-        """Sweep how many lists are looked into (of large segments), and how many codes and vectors are scored."""
-        axes: dict[str, tuple[int, ...]] = {"rerank": RERANK[self._bits]}
-        if self._bits > 1:
-            axes["candidates"] = CANDIDATES
-        lists = [len(part.centroids) for part in self._collection.view.segments if part.centroids is not None]
-        if lists:
-            axes["probes"] = tuple(max(1, round(share * max(lists))) for share in LISTS)
-        return grid(**axes)
+        """Ask for a recall: what it takes, the collection has measured."""
+        return grid(target_recall=TARGETS)
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`; codes are used at any size."""
