@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 
+from index import vector_file
 from index.errors import CorruptCollection, DiskFull
 from index.vector_file import HEADER_BYTES, Layout, VectorMap, VectorWriter, read_layout, write_with_holes
 
@@ -150,3 +151,33 @@ def test_other_errors_are_not_called_disk_full(path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", fails(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         VectorWriter.create(path, FLOAT32)
+
+
+@pytest.mark.parametrize("layout", [FLOAT32, FLOAT16])
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("hints", [True, False])
+def test_rows_here_and_there_are_read_right_whether_they_are_in_memory_or_not(path, layout, holes, hints, monkeypatch):
+    monkeypatch.setattr(vector_file, "HINTS", hints and vector_file.HINTS)
+    n = 3000
+    stored = values(n, "<f4" if layout is FLOAT32 else "<f2")
+    numbers = np.arange(100, 100 + n)
+    if holes:
+        numbers = np.sort(np.random.default_rng(1).choice(10_000, n, replace=False)) + 100
+        with_table = Layout(dimension=5, value_bytes=layout.value_bytes, first_row=100, table=n)
+        write_with_holes(path, with_table, numbers, iter([stored]))
+    else:
+        written(path, layout, stored)
+    mapped = VectorMap(path, rows=n)
+    announced = []
+    real = mapped._announce
+    monkeypatch.setattr(mapped, "_announce", lambda positions: announced.append(len(positions)) or real(positions))
+    for slow in (False, True):
+        monkeypatch.setattr(vector_file, "COLD_SECONDS", -1 if slow else 1)  # every read seems slow, or none
+        mapped.read(numbers[[0, n - 1]])
+        announced.clear()
+        for chosen in ([0], [n - 1], [0, n - 1], [5, 900, 901, 2999], list(range(0, n, 50)), list(range(700)), []):
+            found = mapped.read(numbers[np.array(chosen, dtype=np.int64)])
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, stored[chosen].astype(np.float32).reshape(-1, 5))
+        # Rows that lie together are read with what is between them, by the system's own reading ahead.
+        assert announced == ([2, 4, 60] if slow and vector_file.HINTS else [])

@@ -1,4 +1,4 @@
-"""Command line of the comparison: `measure` and `report`."""
+"""Command line of the comparison: `collect` real embeddings, `measure`, `report`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.compression.results import Results
-from benchmarks.peers import datasets, measure
+from benchmarks.peers import collecting, datasets, measure
 from benchmarks.peers.child import KEYS
 from benchmarks.peers.contestants import CONTESTANTS, usual
 
@@ -15,8 +15,10 @@ from benchmarks.peers.contestants import CONTESTANTS, usual
 def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("step", choices=["measure", "report"])
+    parser.add_argument("step", choices=["collect", "measure", "report"])
     parser.add_argument("--work", type=Path, required=True, help="where data sets, builds and results are kept")
+    parser.add_argument("--trained", type=Path, help="collect: teacher vectors that `bitfold train student` keeps")
+    parser.add_argument("--judged", type=Path, help="collect: work folder of benchmarks/embeddings.py")
     parser.add_argument("--real", type=Path, help=".npy file of real embeddings, float32 of unit length")
     parser.add_argument("--queries", type=Path, help=".npy file of queries for them")
     parser.add_argument("--limit", type=int, help="take so many of the real embeddings")
@@ -33,6 +35,11 @@ def main() -> None:
     parser.add_argument("--reuse", action="store_true", help="--again asks what was kept and builds nothing")
     parser.add_argument("--docs", type=Path, help="report: fill the places in this folder's benchmarks.md too")
     a = parser.parse_args()
+    if a.step == "collect":
+        if a.trained is None or a.judged is None:
+            parser.error("collect needs --trained and --judged")
+        print(*collecting.collect(a.trained, a.judged, a.work))
+        return
     if a.step == "report":
         from benchmarks.peers import report
 
