@@ -85,8 +85,14 @@ class Centroids:
         """Return the `count` lists whose centroids have the largest products with a (d,) query, best first."""
         weights = query * self._steps
         weights *= GREATEST / max(float(np.abs(weights).max()), float(TINY))
-        _, found = self._index.search(np.rint(weights)[None, :], min(count, len(self)))
-        return np.asarray(found[0])
+        np.rint(weights, out=weights)
+        count = min(count, len(self))
+        products, found = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.int64)
+        # The call itself: FAISS's Python wrapper of it takes a tenth of the time.
+        self._index.search_c(  # type: ignore[attr-defined]
+            1, faiss.swig_ptr(weights), count, faiss.swig_ptr(products), faiss.swig_ptr(found)
+        )
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

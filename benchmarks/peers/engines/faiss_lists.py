@@ -14,8 +14,8 @@ from benchmarks.peers.engines.faiss_graph import selector
 
 FILE = "lists.faiss"
 ROWS_A_LIST = 64  # that k-means sees
-LISTS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.16, 0.25, 0.4)  # shares of all lists
-FILTERED_LISTS = (0.02, 0.06, 0.16, 0.4, 1.0)  # the same under a filter, which leaves fewer points in each
+LISTS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.16, 0.25)  # shares of all lists
+FILTERED_LISTS = (0.02, 0.06, 0.16, 0.4)  # the same under a filter, which leaves fewer points in each
 RESCORE = {1: (50, 100, 200), 4: (0, 20, 50)}  # vectors read, by bits; 0: none
 
 
@@ -49,14 +49,14 @@ class FaissLists(Engine):
 
     def settings(self) -> list[Setting]:
         """Sweep how many lists are looked into, and how many vectors are read."""
-        return self._swept(LISTS)
+        return self._swept(LISTS, RESCORE[self._bits])
 
     def filtered_settings(self) -> list[Setting]:
         """Look into more lists."""
-        return self._swept(FILTERED_LISTS)
+        return self._swept(FILTERED_LISTS, RESCORE[self._bits][1:2])
 
-    def _swept(self, shares: Sequence[float]) -> list[Setting]:
-        return grid(nprobe=[max(1, round(share * self._lists)) for share in shares], rescore=RESCORE[self._bits])
+    def _swept(self, shares: Sequence[float], rescore: Sequence[int]) -> list[Setting]:
+        return grid(nprobe=[max(1, round(share * self._lists)) for share in shares], rescore=rescore)
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`."""
