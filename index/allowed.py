@@ -19,7 +19,6 @@ from index.selecting import Selection
 
 KEPT = 32  # filters
 KEPT_BYTES = 16 * 2**20  # of their rows; bitmaps and counts come to an eighth of that
-LEAST_ROWS = 1000  # fewer are found again as fast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +92,7 @@ class Selections:
         """Remember what a filter selects as of a commit."""
         kept = Kept(seq, Allowed(selection.rows), selection.read)
         key = tree.written
-        if key and LEAST_ROWS <= len(selection.rows) and selection.rows.nbytes <= KEPT_BYTES // 2:
+        if key and selection.rows.nbytes <= KEPT_BYTES // 2:
             with self._lock:
                 self._forget(key)
                 self._kept[key] = kept
