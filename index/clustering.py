@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from index.errors import DiskFull
-from index.lists import ROUNDS, SAMPLE_A_LIST, Assigner, Lists, improved, lists_for
+from index.lists import ROUNDS, Assigner, Lists, Means, lists_for
 from index.lists_file import SavedLists, lists_path, load_lists, save_lists
-from index.points import Float32s
+from index.points import Float32s, Rows
 from index.segment import Segment
 from index.view import View
 
 log = logging.getLogger(__name__)
 
 SEED = 0
-SAMPLE_BYTES = 64 * 2**20  # of the vectors that centroids are found from, at most
 PRODUCTS = 1 << 35  # of numbers, that a piece costs: about a second
 LEAST_ROWS = 1024
 PIECES_A_SAVE = 32
@@ -36,14 +35,16 @@ class Clustering:
         self._dimension = dimension
         self._rounds = 0
         self._pieces = 0
-        self._sample: Float32s | None = None
+        self._sample: Rows | None = None  # in random order
+        self._means: Means | None = None  # of the round under way
+        self._at = 0  # of its rows
         self._assigner: Assigner | None = None
         self._centroids: Float32s | None = None
         self._membership = np.zeros(len(segment), dtype=np.uint16)
         self._next_row = segment.first_row
         saved = load_lists(self._path, segment, dimension)
         if saved is not None:
-            self._rounds, self._next_row = ROUNDS, saved.next_row
+            self._rounds, self._next_row = len(ROUNDS), saved.next_row
             self._centroids, self._membership = saved.lists.centroids, saved.lists.membership
 
     @property
@@ -58,7 +59,7 @@ class Clustering:
         ----------
         view : of now, which holds the segment; of its dead rows it need not have the vectors.
         """
-        if self._rounds < ROUNDS:
+        if self._rounds < len(ROUNDS):
             self._improve(view)
         elif self._next_row < self.segment.end_row:
             self._assign(view)
@@ -69,24 +70,32 @@ class Clustering:
 
     def _improve(self, view: View) -> None:
         lists = lists_for(self.segment.count)
-        if self._sample is None:
-            wanted = max(lists, min(SAMPLE_A_LIST * lists, SAMPLE_BYTES // (4 * self._dimension)))
-            alive = self.segment.alive_rows()
-            alive = alive[view.readable(alive)]
-            chosen = np.random.default_rng(SEED).choice(alive, min(wanted, len(alive)), replace=False)
-            self._sample = view.read(np.sort(chosen))
-        self._centroids = improved(self._centroids, self._sample, min(lists, len(self._sample)), SEED)
+        if self._sample is None or self._centroids is None:
+            self._sample = np.random.default_rng(SEED).permutation(self.segment.alive_rows())
+            self._centroids = view.read(np.sort(self._sample[:lists]))
+        rows = np.sort(self._sample[: ROUNDS[self._rounds] * lists])
+        if self._means is None:
+            self._means, self._at = Means(self._centroids), 0
+        piece = rows[self._at : self._at + self._rows_a_piece()]
+        self._means.add(view.read(piece))
+        self._at += len(piece)
+        if self._at < len(rows):
+            return
+        self._centroids, self._means = self._means.centroids(), None
         self._rounds += 1
-        if self._rounds == ROUNDS:
+        if self._rounds == len(ROUNDS):
             self._sample = None
             self._save()
+
+    def _rows_a_piece(self) -> int:
+        assert self._centroids is not None
+        return max(LEAST_ROWS, PRODUCTS // self._centroids.size)
 
     def _assign(self, view: View) -> None:
         assert self._centroids is not None
         if self._assigner is None:
             self._assigner = Assigner(self._centroids)
-        rows_a_piece = max(LEAST_ROWS, PRODUCTS // self._centroids.size)
-        stop = min(self._next_row + rows_a_piece, self.segment.end_row)
+        stop = min(self._next_row + self._rows_a_piece(), self.segment.end_row)
         for rows, vectors in view.pieces(self._next_row, stop):
             coded = self.segment.holds(rows)
             positions = self.segment.positions_of(rows)

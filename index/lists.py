@@ -1,8 +1,8 @@
 """Inverted lists: which part of the space each position of a segment lies in, so that a query looks into few of them.
 
-Centroids come of k-means over the vectors themselves, one round at a time, so that whoever finds them can stop in
-between. Queries are compared with centroids of 8 bits: with theirs rounded too, one in 250 of the lists chosen is
-another, and no recall is lost that could be measured (docs/log.md).
+Centroids come of k-means over the vectors themselves, some vectors at a time, so that whoever finds them can stop in
+between and holds few. Queries are compared with centroids of 8 bits: with theirs rounded too, one in 250 of the lists
+chosen is another, and no recall is lost that could be measured (docs/log.md).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from index.points import Float32s
 
 LISTS_PER_ROOT = 3  # lists for the square root of the rows: 2 to 4 cost a query the same at .95 and .98 (docs/log.md)
 MOST_LISTS = 1 << 15
-SAMPLE_A_LIST = 32  # vectors that a centroid is found from
-ROUNDS = 8  # of k-means
+# Vectors a list that each round of k-means looks at: the last ones decide (docs/log.md).
+ROUNDS = (16, 16, 32, 32, 64, 64, 128, 128)
+SPLIT = 1 / 1024  # how far a centroid that is cut in two is moved
 GREATEST = 127  # of 8 bits with a sign
 TINY = np.float32(1e-30)
 
@@ -30,20 +31,6 @@ Membership = NDArray[np.uint16]
 def lists_for(rows: int) -> int:
     """Return how many lists a segment of so many rows gets."""
     return max(1, min(round(LISTS_PER_ROOT * math.sqrt(rows)), MOST_LISTS, rows))
-
-
-def improved(centroids: Float32s | None, sample: Float32s, lists: int, seed: int) -> Float32s:
-    """Return `(lists, d)` centroids after one more round of k-means over an (n, d) sample; None begins."""
-    means = faiss.Kmeans(
-        sample.shape[1],
-        lists,
-        niter=1,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(sample),
-    )
-    means.train(sample, init_centroids=centroids)
-    return np.asarray(means.centroids, dtype=np.float32)
 
 
 class Assigner:
@@ -57,6 +44,37 @@ class Assigner:
         """Return the (n,) list numbers of (n, d) vectors."""
         _, nearest = self._index.search(vectors, 1)
         return np.asarray(nearest[:, 0], dtype=np.uint16)
+
+
+class Means:
+    """One round of k-means: the centroids of what is nearest to each of some centroids."""
+
+    def __init__(self, centroids: Float32s) -> None:
+        self._old = centroids
+        self._nearest = Assigner(centroids)
+        self._sums = np.zeros(centroids.shape, dtype=np.float64)
+        self._counts = np.zeros(len(centroids), dtype=np.int64)
+
+    def add(self, vectors: Float32s) -> None:
+        """Count in (n, d) vectors."""
+        nearest = self._nearest(vectors)
+        order = np.argsort(nearest, kind="stable")
+        lists, starts = np.unique(nearest[order], return_index=True)
+        self._sums[lists] += np.add.reduceat(vectors[order], starts, axis=0)
+        self._counts += np.bincount(nearest, minlength=len(self._counts))
+
+    def centroids(self) -> Float32s:
+        """Return the new ones. One to which nothing was nearest takes half of what the fullest one has."""
+        means = self._sums / np.maximum(self._counts, 1)[:, None]
+        found = np.asarray(means, dtype=np.float32)
+        counts = self._counts.copy()
+        for empty in np.flatnonzero(counts == 0).tolist():
+            fullest = int(counts.argmax())
+            found[empty] = found[fullest] * np.float32(1 + SPLIT)
+            found[fullest] *= np.float32(1 - SPLIT)
+            counts[empty] = counts[fullest] // 2
+            counts[fullest] -= counts[empty]
+        return found
 
 
 class Centroids:

@@ -15,7 +15,7 @@ from index.codes import pack_bits
 from index.errors import DiskFull, InvalidInput
 from index.filters import parse_filter
 from index.footprint import footprint, foretell
-from index.lists import ROUNDS, Assigner, Centroids, Lists, improved, lists_for
+from index.lists import Assigner, Centroids, Lists, Means, lists_for
 from index.lists_file import SavedLists, load_lists, save_lists
 from index.maintenance import optimize, step
 from index.merging import merge
@@ -116,17 +116,31 @@ def test_centroids_are_ranked_as_floats_would_rank_them():
 
 def test_rounds_of_k_means_bring_centroids_nearer():
     vectors = grouped(800)
-    centroids, distances = None, []
+    centroids, distances = vectors[:30].copy(), []
     for _ in range(5):
-        centroids = improved(centroids, vectors, 30, 0)
         nearest = Assigner(centroids)(vectors)
         slow = ((vectors[:, None] - centroids) ** 2).sum(axis=2)
         np.testing.assert_array_equal(nearest, slow.argmin(axis=1))
         distances.append(slow.min(axis=1).mean())
+        means = Means(centroids)
+        for start in range(0, 800, 170):
+            means.add(vectors[start : start + 170])
+        centroids = means.centroids()
+        for number in set(nearest.tolist()):
+            np.testing.assert_allclose(centroids[number], vectors[nearest == number].mean(axis=0), rtol=0.01, atol=0.01)
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.8 * distances[0]
     assert lists_for(1) == 1
     assert lists_for(1_000_000) == 3000
+
+
+def test_a_centroid_without_vectors_takes_half_of_the_fullest():
+    vectors = np.ones((10, 4), np.float32)
+    means = Means(np.array([[1, 1, 1, 1], [9, 9, 9, 9], [-9, 9, 9, 9]], np.float32))
+    means.add(vectors)
+    found = means.centroids()
+    np.testing.assert_allclose(found, 1, atol=0.01)
+    assert len(np.unique(found, axis=0)) == 3
 
 
 # In a collection
@@ -262,7 +276,7 @@ def test_lists_are_saved_and_found_again_only_where_they_are_missing(tmp_path, m
     store.close()
     (path,) = (tmp_path / "collections" / "c" / "codes").glob("*.lists")
 
-    monkeypatch.setattr(clustering, "improved", None)  # nothing is found again
+    monkeypatch.setattr(clustering, "Means", None)  # nothing is found again
     store = open_store(tmp_path, **SMALL)
     collection = store.get("c")
     assert collection.view.segments[0].centroids is not None
@@ -296,14 +310,15 @@ def test_finding_lists_goes_on_where_a_start_interrupts_it(tmp_path, monkeypatch
     monkeypatch.setattr(clustering, "PIECES_A_SAVE", 1)
     monkeypatch.setattr(clustering, "LEAST_ROWS", 50)
     monkeypatch.setattr(clustering, "PRODUCTS", 1)
+    monkeypatch.setattr(clustering, "ROUNDS", (1, 2))
     store = open_store(tmp_path / "whole", **SMALL)
     whole = written(store, grouped())
     optimize(whole)
     expected = whole.view.segments[0].index._band_of.copy()
     store.close()
     rounds = []
-    real = clustering.improved
-    monkeypatch.setattr(clustering, "improved", lambda *args: rounds.append(1) or real(*args))
+    real = clustering.Means
+    monkeypatch.setattr(clustering, "Means", lambda *args: rounds.append(1) or real(*args))
 
     store = open_store(tmp_path / "cut", **SMALL)
     collection = written(store, grouped())
@@ -311,13 +326,13 @@ def test_finding_lists_goes_on_where_a_start_interrupts_it(tmp_path, monkeypatch
     merge(collection, collection.view.segments, 1)
     starts = 0
     while collection.view.segments[0].centroids is None:
-        for _ in range(ROUNDS + 3):
+        for _ in range(14):
             listing.list_piece(collection)
         store.close()
         store = open_store(tmp_path / "cut", **SMALL)
         collection, starts = store.get("c"), starts + 1
     assert starts > 2
-    assert len(rounds) == ROUNDS
+    assert len(rounds) == 2
     np.testing.assert_array_equal(collection.view.segments[0].index._band_of, expected)
     store.close()
 
