@@ -15,11 +15,11 @@ from torch import nn
 from models import load_encoder
 from models.errors import InvalidSize, InvalidTraining, InvalidTrainingData, ModelNotFound
 from models.folder import check_folder
+from models.learning_rate import rate_at
 from models.matryoshka import plot
 from models.matryoshka.network import SizedEncoder
 from models.matryoshka.pair_recipe import PairRecipe
 from models.matryoshka.pairs import read_pairs
-from models.matryoshka.run import _share
 from models.matryoshka.training import train_encoder
 from models.metrics_log import MetricsLog, read_log
 from tests.tiny_models import Tiny
@@ -97,10 +97,10 @@ def test_losses_fall_and_are_logged(trained):
 
 
 def test_the_rate_rises_and_falls():
-    shares = [_share(step, 20, 0.2) for step in range(20)]
+    shares = [rate_at(step, 20, 0.2) for step in range(20)]
     assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
     assert shares[4:] == pytest.approx([k / 16 for k in range(16, 0, -1)])
-    assert [_share(step, 1, 0.0) for step in range(1)] == [1.0]
+    assert [rate_at(step, 1, 0.0) for step in range(1)] == [1.0]
 
 
 @pytest.mark.parametrize("recipe", ["starbucks", "2dmse"])
