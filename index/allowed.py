@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -63,7 +63,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a filter selected as of one commit, and how many payloads were read for it."""
+    """What a filter selected as of one commit, and how many payloads were read for it: none where it was known."""
 
     seq: int
     allowed: Allowed
@@ -86,7 +86,7 @@ class Selections:
             if found is None or found.seq != seq:
                 return None
             self._kept.move_to_end(tree.written)
-            return found
+            return replace(found, read=0)
 
     def keep(self, tree: Filter, seq: int, selection: Selection) -> Kept:
         """Remember what a filter selects as of a commit."""

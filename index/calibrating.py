@@ -25,7 +25,7 @@ SEED = 0
 def calibrate_piece(collection: Collection) -> bool:
     """Do the next piece of a calibration, where there is none that fits; say whether there was one."""
     view = collection.view
-    shape = _shape(view)
+    shape = _shape(view, max(LEAST_POINTS, collection.options.exact_below))
     if shape is None or not collection.config.store_vectors or _fits(collection.calibration, shape):
         collection.measuring = None
         return False
@@ -43,10 +43,10 @@ def calibrate_piece(collection: Collection) -> bool:
     return True
 
 
-def _shape(view: View) -> Shape | None:
+def _shape(view: View, least: int) -> Shape | None:
     points = sum(segment.count for segment in view.segments)
     newest = view.newest
-    if newest is None or points < LEAST_POINTS:
+    if newest is None or points < least:
         return None
     lists = sum(len(segment.centroids) for segment in view.segments if segment.centroids is not None)
     return Shape(
