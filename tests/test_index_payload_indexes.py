@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from index import indexing, selecting
+from index.allowed import Selections
 from index.errors import DeadlineExceeded
 from index.fields import indexes
 from index.fields.field import FieldIndex
@@ -54,6 +55,12 @@ def where(key, **condition):
 IN_OSLO = where("city", match={"value": "Oslo"})
 PAGES = [(None, 5), (None, 1000), (17, 3), (388, 3), (388, 4), (400, 3), ("a", 1)]
 GROWN = where("age", range={"gte": 18})
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered(monkeypatch):
+    """What filters select is worked out every time: that is what is tested here."""
+    monkeypatch.setattr(Selections, "get", lambda *_: None)
 
 
 def chosen(collection, tree):
