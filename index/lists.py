@@ -50,7 +50,6 @@ class Means:
     """One round of k-means: the centroids of what is nearest to each of some centroids."""
 
     def __init__(self, centroids: Float32s) -> None:
-        self._old = centroids
         self._nearest = Assigner(centroids)
         self._sums = np.zeros(centroids.shape, dtype=np.float64)
         self._counts = np.zeros(len(centroids), dtype=np.int64)

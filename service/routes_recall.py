@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from index.calibration import Calibration
+from index.calibration import DEPTH, Calibration
 from index.meter import RecallReport
 from index.metering import measure_now
 from index.points import SearchParams
@@ -87,4 +87,4 @@ def _calibrated(calibration: Calibration | None) -> dict[str, Any] | None:
     if calibration is None:
         return None
     targets = [{"target_recall": target} | asdict(calibration.settled(target)) for target in _TARGETS]
-    return {"shape": asdict(calibration.shape), "queries": len(calibration.ranks) // 10, "targets": targets}
+    return {"shape": asdict(calibration.shape), "queries": len(calibration.ranks) // DEPTH, "targets": targets}
