@@ -10,15 +10,17 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from index.code_index import CodeIndex
-from index.codes import pack_bits
+from index.code_index import CodeIndex, Positions
+from index.codes import pack_bits, set_bits
 from index.filters import Filter
+from index.graph import GraphIndex
 from index.points import Rows
 from index.segment import Segment
 from index.selecting import Selection
 
+FEW = 16  # positions of one in so many are kept: they are half a byte for each that there is
 KEPT = 32  # filters
-KEPT_BYTES = 16 * 2**20  # of their rows; bitmaps and counts come to an eighth of that
+KEPT_BYTES = 16 * 2**20  # of their rows; what else is kept comes to as much
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,12 +31,19 @@ class Places:
     ----------
     count : how many.
     bitmap : over positions, least significant bit first.
-    lists : (lists,) how many are in each inverted list.
+    lists : (lists,) how many are in each inverted list, empty without lists.
+    few : (count,) the positions themselves where they are few, else None.
     """
 
     count: int
     bitmap: NDArray[np.uint8]
     lists: NDArray[np.int64]
+    few: Positions | None
+
+    @property
+    def positions(self) -> Positions:
+        """The positions, ascending."""
+        return set_bits(self.bitmap) if self.few is None else self.few
 
 
 class Allowed:
@@ -43,7 +52,7 @@ class Allowed:
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         # By the codes of a segment: deletes make another segment of the same codes.
-        self._places: WeakKeyDictionary[CodeIndex, Places] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[CodeIndex | GraphIndex, Places] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         """Return how many rows are allowed."""
@@ -56,7 +65,11 @@ class Allowed:
             positions = segment.positions_of(self.rows)
             flags = np.zeros(len(segment), dtype=np.bool_)
             flags[positions] = True
-            found = Places(len(positions), pack_bits(flags), segment.index.counts(positions))
+            lists = np.zeros(0, dtype=np.int64)
+            if isinstance(segment.index, CodeIndex):
+                lists = segment.index.counts(positions)
+            few = positions if len(positions) * FEW <= len(segment) else None
+            found = Places(len(positions), pack_bits(flags), lists, few)
             self._places[segment.index] = found
         return found
 

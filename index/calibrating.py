@@ -9,6 +9,7 @@ import numpy as np
 from index.calibration import Calibration, Shape
 from index.collection import Collection
 from index.errors import DiskFull
+from index.graph import GraphIndex
 from index.measuring import Measuring
 from index.points import Rows
 from index.view import View
@@ -56,6 +57,7 @@ def _shape(view: View, least: int) -> Shape | None:
         dimension=newest.dimension,
         binarizer=max(view.binarizers),
         lists=lists,
+        walked=sum(segment.count for segment in view.segments if isinstance(segment.index, GraphIndex)),
     )
 
 
@@ -66,7 +68,8 @@ def _fits(calibration: Calibration | None, shape: Shape) -> bool:
 def _alike(measured: Shape, now: Shape) -> bool:
     grown = max(measured.points, now.points) > GROWTH * min(measured.points, now.points)
     same = (measured.planes, measured.binarizer) == (now.planes, now.binarizer)
-    return same and not grown and bool(measured.lists) == bool(now.lists)
+    layout = (bool(measured.lists), bool(measured.walked)) == (bool(now.lists), bool(now.walked))
+    return same and layout and not grown
 
 
 def _begun(collection: Collection, view: View, shape: Shape) -> Measuring:

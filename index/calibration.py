@@ -24,6 +24,7 @@ RANKS = np.unique(np.geomspace(DEPTH, 4000, 28).astype(int))
 LIST_COST = 2.5
 BYTE_COST = 0.00012  # of a code in a list that is looked into
 CANDIDATE_COST = {1: 0.1, 2: 0.15, 4: 0.3}  # by planes
+STEP_COST = 0.009  # of a dimension of codes, for each code that a walk keeps
 VALUE_COST = 0.0026  # of a vector that is read
 # Sample queries reach a little more than others: of what a target allows to be lost, this part is kept back.
 MARGIN = 0.25
@@ -50,6 +51,7 @@ class Shape:
     planes, code_bytes, dimension : of plane 0 and vectors.
     binarizer : version.
     lists : inverted lists of all segments.
+    walked : points in graphs.
     """
 
     points: int
@@ -58,6 +60,7 @@ class Shape:
     dimension: int
     binarizer: int
     lists: int
+    walked: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,7 @@ class Calibration:
     shape : of the collection as it was measured.
     shares : (n,) float32, the least share of the nearest lists that holds a neighbour; 0 where there are no lists.
     first, ranks : (n,) int32, its rank among what a scan proposes and by all planes, from 0; far beyond all widths
-        where it was not found.
+        where it was not found. In a graph, one less than the width of the narrowest walk that meets it.
     groups : (n,) uint8, 0 for stored points as queries, 1 for queries that were asked. A target holds for both.
     """
 
@@ -123,8 +126,10 @@ class Calibration:
                 found = found.cumsum(axis=axis)
             recalls = np.minimum(recalls, found / mine.shape[1])
         shape = self.shape
-        scanned = SHARES * (shape.points * shape.code_bytes * BYTE_COST + shape.lists * LIST_COST)
+        scanned = SHARES * ((shape.points - shape.walked) * shape.code_bytes * BYTE_COST + shape.lists * LIST_COST)
         refined = RANKS * CANDIDATE_COST[shape.planes]
+        if shape.walked:
+            refined = refined + RANKS * 8 * shape.code_bytes * STEP_COST
         read = RANKS * shape.dimension * VALUE_COST
         costs = scanned[:, None, None] + refined[:, None] + read
         costs[:, RANKS[:, None] < RANKS] = np.inf  # what is read is among the candidates

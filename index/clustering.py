@@ -6,10 +6,12 @@ What was found is saved now and then, so that a start goes on from there.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from index.blobs import DamagedBlobs
 from index.errors import DiskFull
 from index.lists import ROUNDS, Assigner, Lists, Means, lists_for
 from index.lists_file import SavedLists, lists_path, load_lists, save_lists
@@ -42,8 +44,8 @@ class Clustering:
         self._centroids: Float32s | None = None
         self._membership = np.zeros(len(segment), dtype=np.uint16)
         self._next_row = segment.first_row
-        saved = load_lists(self._path, segment, dimension)
-        if saved is not None:
+        with suppress(DamagedBlobs):
+            saved = load_lists(self._path, segment, dimension)
             self._rounds, self._next_row = len(ROUNDS), saved.next_row
             self._centroids, self._membership = saved.lists.centroids, saved.lists.membership
 
@@ -52,8 +54,8 @@ class Clustering:
         """How much of the rows have their list, 0 to 1."""
         return (self._next_row - self.segment.first_row) / (self.segment.end_row - self.segment.first_row)
 
-    def step(self, view: View) -> Lists | None:
-        """Do the next piece, in about a second; return the lists when all is done.
+    def step(self, view: View) -> Segment | None:
+        """Do the next piece, in about a second; return the segment in its lists when all is done.
 
         Parameters
         ----------
@@ -65,7 +67,7 @@ class Clustering:
             self._assign(view)
         else:
             assert self._centroids is not None
-            return Lists(self._centroids, self._membership)
+            return self.segment.listed(Lists(self._centroids, self._membership))
         return None
 
     def _improve(self, view: View) -> None:

@@ -1,4 +1,4 @@
-"""An immutable index of 1-bit codes in FAISS, scanned with a float query.
+"""An immutable index of codes: plane 0 in FAISS, scanned with a float query, and the further planes beside it.
 
 FAISS's 4-bit product quantizer with its centroids overwritten by the 16 corners of {-1, +1}^4 scores a float
 query against sign codes exactly (but for the 8-bit rounding of its tables), at about twice the speed of
@@ -16,11 +16,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.codes import Codes, unpack_bits
+from index.codes import Codes, Planes, unpack_bits
+from index.plane_scores import Rest, deinterleave
 from index.points import Float32s
 
 BLOCK = 32  # documents a block of the fast-scan layout
 DIMENSIONS_A_NIBBLE = 4
+FAISS_ID = 8  # bytes
+PIECE = 1 << 16  # positions whose codes are laid out again at a time
 # Within a block FAISS interleaves documents so that one byte shuffle serves two of them.
 INTERLEAVED = np.array([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15])
 PLACE = np.argsort(INTERLEAVED)  # where each document of half a block lies
@@ -67,7 +70,7 @@ def from_blocks(blocks: NDArray[np.uint8], code_bytes: int, offsets: Positions) 
     return codes
 
 
-def _borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[Value]:
+def borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[Value]:
     """Return FAISS's memory as an array; `rev_swig_ptr` would copy all of it. Not to outlive the index."""
     if not count:
         return np.empty(0, dtype=dtype)
@@ -76,11 +79,15 @@ def _borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[V
 
 
 class CodeIndex:
-    """Codes in inverted lists: scanned list by list (`scan`), or some of them together (`probe`)."""
+    """Codes whose plane 0 is in inverted lists: scanned list by list (`scan`), or some together (`probe`)."""
 
-    def __init__(self, codes: Codes, bands: Sequence[Positions]) -> None:
-        """Build from `(n, m / 8)` codes; `bands` cut the positions 0..n-1 into lists, each ascending."""
+    def __init__(self, codes: Codes, bands: Sequence[Positions], rest: Rest | None = None) -> None:
+        """Build from `(n, m / 8)` codes of plane 0; `bands` cut the positions 0..n-1 into lists, each ascending.
+
+        `rest` are further planes as `interleave` lays them out, None if there are none.
+        """
         self.code_bytes = codes.shape[1]
+        self.rest = np.empty((len(codes), 0), dtype=np.uint8) if rest is None else rest
         dimensions = codes.shape[1] * 8
         # Never asked for the nearest list, but FAISS wants it to have a vector for each.
         self._quantizer = faiss.IndexFlatIP(dimensions)
@@ -108,15 +115,38 @@ class CodeIndex:
             for number, positions in enumerate(bands):
                 self._band_of[positions] = number
 
+    def in_lists(self, lists: Sequence[Positions]) -> CodeIndex:
+        """Return the same codes in other lists; further planes are shared."""
+        codes = np.empty((len(self), self.code_bytes), dtype=np.uint8)
+        for start in range(0, len(self), PIECE):
+            positions = np.arange(start, min(start + PIECE, len(self)), dtype=np.int64)
+            codes[positions] = self.codes_at(positions)
+        return CodeIndex(codes, lists, self.rest)
+
+    def __len__(self) -> int:
+        """Return the number of positions."""
+        return len(self.rest)
+
+    @property
+    def bits(self) -> int:
+        """The planes of a code."""
+        return int(1 + self.rest.shape[1] // self.code_bytes)
+
     @property
     def bands(self) -> int:
         """The number of inverted lists."""
         return len(self.sizes)
 
-    def memory_bytes(self) -> tuple[int, int]:
-        """Return the bytes in memory of codes, and of ids and what lists they are in."""
+    @property
+    def bytes_per_point(self) -> float:
+        """Bytes in memory of a position, of full blocks."""
+        return float(self.code_bytes + self.rest.shape[1] + FAISS_ID)
+
+    def bytes_by_part(self) -> dict[str, int]:
+        """Return the bytes in memory of `codes`, and of FAISS's `ids` with the lists that they are in."""
         blocks = int((-(-self.sizes // BLOCK)).sum())
-        return blocks * BLOCK * self.code_bytes, 8 * int(self.sizes.sum()) + self._band_of.nbytes
+        ids = FAISS_ID * int(self.sizes.sum()) + self._band_of.nbytes
+        return {"codes": blocks * BLOCK * self.code_bytes + self.rest.nbytes, "ids": ids}
 
     def lists_of(self, positions: Positions) -> NDArray[np.unsignedinteger]:
         """Return the list that each of some positions is in."""
@@ -128,8 +158,18 @@ class CodeIndex:
         """Return how many of some positions are in each list."""
         return np.bincount(self.lists_of(positions), minlength=self.bands)
 
+    def rest_at(self, positions: Positions) -> Rest:
+        """Return the further planes of positions, as they lie."""
+        # `take` of whole rows that checks nothing is several times as fast as indexing.
+        return self.rest.take(positions, axis=0, mode="clip")
+
+    def planes_at(self, positions: Positions) -> Planes:
+        """Return `(k, bits, m / 8)`: all planes of positions; plane 0 is read back from the blocks."""
+        further = deinterleave(self.rest_at(positions), self.bits - 1, self.code_bytes)
+        return np.concatenate([self.codes_at(positions)[:, None], further], axis=1)
+
     def codes_at(self, positions: Positions) -> Codes:
-        """Read `(k, m / 8)` codes back from the blocks."""
+        """Read `(k, m / 8)` codes of plane 0 back from the blocks."""
         if self.bands == 1:
             return from_blocks(self._blocks(0), self.code_bytes, positions)
         codes = np.empty((len(positions), self.code_bytes), dtype=np.uint8)
@@ -144,11 +184,11 @@ class CodeIndex:
         return codes
 
     def _ids(self, band: int) -> Positions:
-        return _borrowed(self._invlists.get_ids(band), np.int64, self._invlists.list_size(band))
+        return borrowed(self._invlists.get_ids(band), np.int64, self._invlists.list_size(band))
 
     def _blocks(self, band: int) -> NDArray[np.uint8]:
         blocks = -(-self._invlists.list_size(band) // BLOCK)
-        return _borrowed(self._invlists.get_codes(band), np.uint8, blocks * BLOCK * self.code_bytes)
+        return borrowed(self._invlists.get_codes(band), np.uint8, blocks * BLOCK * self.code_bytes)
 
     def scan(self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None) -> tuple[Positions, Float32s]:
         """Return positions and scores of the best `candidates` documents of every list, each for itself.

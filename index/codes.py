@@ -70,3 +70,13 @@ def pack_bits(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
 def unpack_bits(bitmap: NDArray[np.uint8], count: int) -> NDArray[np.bool_]:
     """Return the first `count` flags of a bitmap."""
     return np.unpackbits(bitmap, count=count, bitorder="little").view(np.bool_)
+
+
+def set_bits(bitmap: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the positions whose flags are set, ascending."""
+    return np.flatnonzero(np.unpackbits(bitmap, bitorder="little"))
+
+
+def in_bitmap(bitmap: NDArray[np.uint8], positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the flags of some positions."""
+    return (bitmap.take(positions >> 3) >> (positions & 7).astype(np.uint8) & 1).view(np.bool_)

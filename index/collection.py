@@ -34,6 +34,7 @@ from index.fields.bitmaps import bitmap_of
 from index.fields.indexes import Changes, PayloadIndexes
 from index.filters import Filter
 from index.funnel import search_codes
+from index.graph_building import GraphBuilding
 from index.ids import PointId
 from index.info import describe
 from index.measuring import Measuring
@@ -84,7 +85,7 @@ class Collection:
         self.last_write = time.monotonic()
         self.closed = False
         self.upkeep = threading.Lock()  # held by the one who merges or compacts
-        self.clustering: Clustering | None = None  # lists that upkeep is finding
+        self.layout: Clustering | GraphBuilding | None = None  # of a segment's codes, that upkeep is making
         self.calibration_path = folder / "calibration.npz"
         self.calibration: Calibration | None = load_calibration(self.calibration_path)
         self.measuring: Measuring | None = None  # the calibration that upkeep is making

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from index.code_index import BLOCK
+from index.code_index import BLOCK, FAISS_ID
 from index.collection import Collection
 from index.fields.field import FieldKind
+from index.graph import LINK_BYTES, NODE_BYTES
 from index.info import folder_bytes
 from index.lists import lists_for
 from index.options import StoreOptions
 from index.points import NUMPY_TYPES, CollectionConfig
 
-FAISS_ID = 8
 LIST_OF = 2
 BETA = 4
 FLOAT = 4
@@ -42,7 +42,8 @@ class Footprint:
 
     Attributes
     ----------
-    memory : `codes` (bit planes), `ids` (FAISS's, and in which inverted list each is), `lists` (their centroids),
+    memory : `codes` (bit planes), `ids` (FAISS's, and in which inverted list each is), `links` (of graphs), `lists`
+        (their centroids),
         `factors`, `rows` (which row lies where, and which count), `tail` (newest vectors, not coded yet),
         `payload_indexes`, `filters` (what those used last select), `binarizers`.
     disk : `vectors`, `record` (ids, payloads, texts), `codes`, `payload_indexes`.
@@ -56,7 +57,8 @@ def footprint(collection: Collection) -> Footprint:
     """Count the bytes of a collection as it is."""
     view = collection.view
     parts = [segment.bytes_by_part() for segment in view.segments]
-    memory = {name: sum(part[name] for part in parts) for name in ("codes", "ids", "lists", "factors", "rows")}
+    names = ("codes", "ids", "links", "lists", "factors", "rows")
+    memory = {name: sum(part.get(name, 0) for part in parts) for name in names}
     memory["tail"] = view.tail.buffer.nbytes + view.tail.alive.nbytes
     memory["payload_indexes"] = collection.fields.memory_bytes()
     memory["filters"] = collection.selections.memory_bytes()
@@ -92,13 +94,16 @@ def foretell(
     factors = each * coded
     code_bytes = config.bits * m // 8
     kinds = list((payload_indexes or {}).values())
-    lists = lists_for(coded) if config.store_vectors and coded >= options.list_rows else 0
-    padded = coded + (BLOCK * max(1, lists) // 2 if coded else 0)  # the last block of a list is half empty
+    large = coded >= options.list_rows
+    nodes = coded if large and config.index == "graph" else 0
+    lists = lists_for(coded) if large and config.index == "lists" and config.store_vectors else 0
+    padding = BLOCK * max(1, lists) // 2 if coded and not nodes else 0  # the last block of a list is half empty
     # Of norms that differ, codes lie in a few bands.
     list_of = LIST_OF if lists else int(config.distance != "Cosine")
     memory = {
-        "codes": padded * m // 8 + coded * (config.bits - 1) * m // 8,
-        "ids": (FAISS_ID + list_of) * coded,
+        "codes": padding * m // 8 + coded * config.bits * m // 8,
+        "ids": 0 if nodes else (FAISS_ID + list_of) * coded,
+        "links": round(NODE_BYTES * nodes),
         "lists": lists * config.dimension,
         "factors": factors,
         "rows": points // 8,
@@ -109,7 +114,11 @@ def foretell(
     vectors = points * config.dimension * NUMPY_TYPES[config.dtype].itemsize if config.store_vectors else 0
     disk = {
         "vectors": vectors,
-        "codes": coded * code_bytes + factors + lists * FLOAT * config.dimension + (LIST_OF * coded if lists else 0),
+        "codes": coded * code_bytes
+        + factors
+        + lists * FLOAT * config.dimension
+        + (LIST_OF * coded if lists else 0)
+        + round((LINK_BYTES + FLOAT) * nodes),
         "record": round(points * (RECORD_POINT + payload_bytes + text_bytes)),
         "payload_indexes": round(sum(FIELD_POINT[kind][1] for kind in kinds) * points),
     }

@@ -57,7 +57,7 @@ def search_codes(
         stages.refined = sum(len(part.positions) for part in found)
         found = refined(found, symmetric=params.symmetric)
     shown = k2 < k or bool(view.named)  # some estimates are: they must not be biased
-    estimated = joined([(part.rows(), part.estimates(part.query.planes, biased=not shown)) for part in found])
+    estimated = joined([(part.rows(), part.estimates(biased=not shown)) for part in found])
     if shown:
         chosen, rows, estimates = _read_and_shown(view, *best(*estimated, max(k2, k)), k2)
         scored = [(rows, _as_scores(estimates, query, distance))]
@@ -73,7 +73,7 @@ def search_codes(
         stages.scanned += len(scored[-1][0])
     rows, scores = best(*joined(scored), k)
     clock.lap("tail")
-    stages.plan = "probe" if stages.probed else "scan"
+    stages.plan = "walk" if stages.walked else "probe" if stages.probed else "scan"
     stages.reranked = len(chosen)
     stages.bytes_read = len(chosen) * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)

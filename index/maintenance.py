@@ -1,7 +1,7 @@
 """Decides what upkeep a collection needs, and does it beside reading and writing.
 
 Segments of codes merge by size class, so that a query visits few (`index/merging.py`); large ones get inverted lists
-(`index/listing.py`); vector files that hold mostly
+or a graph (`index/layouts.py`); vector files that hold mostly
 dead rows are rewritten without them (`index/compaction.py`). Where codes are all that is to be kept, vector files are
 dropped once they are coded (`index/dropping.py`).
 """
@@ -20,7 +20,7 @@ from index.compaction import compact, compaction_candidates
 from index.dropping import drop_vectors
 from index.errors import DiskFull
 from index.indexing import fill_piece, save_fields
-from index.listing import list_piece
+from index.layouts import layout_piece
 from index.merging import alive_rows, merge
 from index.metering import meter_piece
 from index.segment import Segment
@@ -127,11 +127,11 @@ def step(collection: Collection, *, idle: bool) -> bool:
         if files:
             compact(collection, files)
             return True
-        return list_piece(collection) or (idle and calibrate_piece(collection)) or meter_piece(collection)
+        return layout_piece(collection) or (idle and calibrate_piece(collection)) or meter_piece(collection)
 
 
 def optimize(collection: Collection) -> None:
-    """Do all upkeep at once: codes for every row, one segment with its lists, no dead rows but in the newest file."""
+    """Do all upkeep at once: codes for all, one segment with its lists or graph, dead rows in the newest file only."""
     collection.seal()
     with collection.upkeep:
         if collection.closed:
@@ -144,7 +144,7 @@ def optimize(collection: Collection) -> None:
         while files:
             compact(collection, files)
             files = compaction_candidates(collection, 0.0)
-        while list_piece(collection) or calibrate_piece(collection):
+        while layout_piece(collection) or calibrate_piece(collection):
             pass
 
 

@@ -7,20 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.calibration import DEPTH, Calibration, Shape
+from index.calibration import DEPTH, RANKS, Calibration, Shape
+from index.code_index import CodeIndex
 from index.exact import Scorer, read_scores
+from index.graph import GraphIndex
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.proposing import Found, best_of, map_query, refined, scan
 from index.ranking import Clock, best, joined
 from index.view import View
-from index.widths import Widths
+from index.walking import walk
+from index.widths import ALL_LISTS, Widths
 
 WIDE = 4000  # candidates that are refined
 READ = 1000  # of these, vectors that are read: true neighbours are the ten best of them
 NEVER = np.iinfo(np.int32).max
+WIDEST_WALK = 1000
 A_PIECE = 8  # queries
 PARAMS = SearchParams(exact=False)
-EVERYTHING = Widths(WIDE, READ, probes=1 << 30, share=1.0)
+EVERYTHING = Widths(WIDE, READ, probes=ALL_LISTS, share=1.0)
 
 
 class Measuring:
@@ -61,20 +65,26 @@ def found_at(view: View, scorer: Scorer, own: int) -> tuple[NDArray[np.float32],
     first = best_of(scan(view, scorer.query, mapped, DEPTH, EVERYTHING, None, clock, stages), WIDE)
     planes = max((part.query.planes for part in first), default=1)
     last = refined(first, symmetric=False) if planes > 1 else first
-    by_last = _ranked(last, own, planes)
+    by_last = _ranked(last, own)
     rows, _ = best(*joined(list(read_scores(view, scorer, np.sort(by_last[:READ])))), DEPTH)
     ranks = _scanned(first, rows)
     if planes > 1:  # what is refined is chosen from all segments
-        ranks = np.maximum(ranks, _ranks(_ranked(first, own, 1), rows))
+        ranks = np.maximum(ranks, _ranks(_ranked(first, own), rows))
     return _shares(view, scorer.query, rows), ranks, _ranks(by_last, rows)
 
 
 def _scanned(found: Sequence[Found], rows: Rows) -> NDArray[np.int32]:
-    """Return the rank that the scan of its segment, or of its band of like norms, gives each row."""
+    """Return the rank that the scan of its segment, or of its band of like norms, gives each row.
+
+    Of rows in a graph, one less than the width of the narrowest walk that meets them.
+    """
     ranks = np.full(len(rows), NEVER, dtype=np.int32)
     for part in found:
-        alone = part.segment.centroids is not None or part.segment.index.bands == 1
-        bands = np.zeros(len(part.sums)) if alone else part.segment.index.lists_of(part.positions)
+        index = part.segment.index
+        if isinstance(index, GraphIndex):
+            ranks = np.minimum(ranks, _walked(part, index, rows))
+            continue
+        bands = np.zeros(len(part.sums)) if part.segment.bands == 1 else index.lists_of(part.positions)
         order = np.lexsort((-part.sums, bands))
         starts = np.searchsorted(bands[order], bands[order])
         place = dict(zip(part.rows()[order].tolist(), (np.arange(len(order)) - starts).tolist(), strict=True))
@@ -83,10 +93,22 @@ def _scanned(found: Sequence[Found], rows: Rows) -> NDArray[np.int32]:
     return ranks
 
 
-def _ranked(found: Sequence[Found], own: int, planes: int) -> Rows:
-    """Return the rows of candidates, the best estimates by some planes first."""
-    parts = [(part.rows(), part.estimates(min(planes, part.query.planes), biased=True)) for part in found]
-    rows, estimates = joined(parts)
+def _walked(found: Found, graph: GraphIndex, rows: Rows) -> NDArray[np.int32]:
+    ranks = np.full(len(rows), NEVER, dtype=np.int32)
+    missing = np.flatnonzero(found.segment.holds(rows))
+    for width in RANKS[RANKS <= WIDEST_WALK].tolist():
+        if not len(missing):
+            break
+        positions, _, _ = walk(found.segment, graph, found.query.coded, DEPTH, width, None)
+        met = np.isin(rows[missing], found.segment.rows_at(positions))
+        ranks[missing[met]] = width - 1
+        missing = missing[~met]
+    return ranks
+
+
+def _ranked(found: Sequence[Found], own: int) -> Rows:
+    """Return the rows of candidates, the best estimates first."""
+    rows, estimates = joined([(part.rows(), part.estimates(biased=True)) for part in found])
     ranked = rows[np.argsort(-estimates, kind="stable")]
     return np.asarray(ranked[ranked != own])
 
@@ -101,7 +123,7 @@ def _shares(view: View, query: Float32s, rows: Rows) -> NDArray[np.float32]:
     shares = np.zeros(len(rows), dtype=np.float32)
     for segment in view.segments:
         mine = segment.holds(rows) if segment.centroids is not None else np.zeros(len(rows), dtype=np.bool_)
-        if segment.centroids is None or not mine.any():
+        if segment.centroids is None or not isinstance(segment.index, CodeIndex) or not mine.any():
             continue
         order = segment.centroids.nearest(query, len(segment.centroids))
         place = np.empty(len(order), dtype=np.int64)

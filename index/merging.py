@@ -20,6 +20,7 @@ from index.codes_file import codes_name, save, span_of
 from index.collection import Collection
 from index.errors import DiskFull
 from index.indexing import save_fields
+from index.opening import LAYOUTS
 from index.points import Float32s, Rows
 from index.record import Writer
 from index.segment import Segment
@@ -149,7 +150,7 @@ def _contained(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
 
 def _remove_superseded(collection: Collection, span: tuple[int, int], keep: str) -> None:
     folder = collection.folder / "codes"
-    for path in [*folder.glob("*.codes"), *folder.glob("*.lists")]:
+    for path in (path for pattern in ("*.codes", *LAYOUTS) for path in folder.glob(pattern)):
         first, end = span_of(path)
         if path.name != keep and first >= span[0] and end <= span[1]:
             path.unlink(missing_ok=True)

@@ -17,11 +17,11 @@ from index.funnel import search_codes
 from index.points import Float32s, SearchParams
 from index.ranking import Ranking
 from index.view import View
+from index.widths import ALL_LISTS
 
 WAITING = 64  # live queries that wait to be run again; more are passed over
 KEPT = 1000  # measured queries that a report is of, the newest
 REST = 50  # times as long as a measurement took, the meter rests: it costs at most a fiftieth of one core
-ALL_LISTS = 1 << 30
 TINY = 1e-6
 
 

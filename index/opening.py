@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from index.binarizer import Binarizer, BinarizerFactory
+from index.blobs import DamagedBlobs
 from index.codes_file import DamagedCodes, load, span_of
 from index.errors import CorruptCollection
-from index.lists import Lists
+from index.graph_file import graph_path, load_links
 from index.lists_file import lists_path, load_lists
 from index.points import NUMPY_TYPES, CollectionConfig, Rows
 from index.record import FileEntry, Reader
@@ -24,6 +25,7 @@ from index.view import Tail, View
 
 log = logging.getLogger(__name__)
 
+LAYOUTS = ("*.lists", "*.graph")  # files beside those of the codes
 REBUILD_ROWS = 262_144  # rows a segment when codes are made again: bounds the memory of a rebuild
 
 
@@ -95,7 +97,7 @@ def load_codes(
     The rest is removed. Returns all, in the order of rows.
     """
     sound: list[tuple[Path, SegmentData]] = []
-    remove_strays(folder, {path.name for pattern in ("*.codes", "*.lists") for path in folder.glob(pattern)})
+    remove_strays(folder, {path.name for pattern in ("*.codes", *LAYOUTS) for path in folder.glob(pattern)})
     for path in sorted(path for path in folder.glob("*.codes") if path.name not in named):
         try:
             data = load(path)
@@ -115,10 +117,11 @@ def load_codes(
             chosen.append(data)
         else:
             path.unlink()
-    lists = {lists_path(folder, data).name for data in chosen}
-    for path in folder.glob("*.lists"):
-        if path.name not in lists:
-            path.unlink()
+    layouts = {path(folder, data).name for data in chosen for path in (lists_path, graph_path)}
+    for pattern in LAYOUTS:
+        for path in folder.glob(pattern):
+            if path.name not in layouts:
+                path.unlink()
     return sorted(chosen, key=lambda data: data.first_row)
 
 
@@ -191,17 +194,27 @@ def open_view(
 
 
 def _built(folder: Path, data: SegmentData, config: CollectionConfig) -> Segment:
-    """Return a segment of codes, in its lists if all of them were found and saved."""
-    lists: Lists | None = None
-    path = lists_path(folder, data)
+    """Return a segment of codes, in its lists or its graph if all of it was found and saved."""
+    graph = config.index == "graph"
+    path = graph_path(folder, data) if graph else lists_path(folder, data)
     if path.exists():
-        saved = load_lists(path, data, config.dimension)
-        if saved is None:
-            log.warning("%s does not fit its codes; the lists are found again", path)
+        try:
+            segment = _in_graph(path, data, config) if graph else _in_lists(path, data, config)
+            return segment or Segment.build(data, config.distance)
+        except (DamagedBlobs, ValueError) as error:
+            log.warning("%s does not fit its codes, and is made again: %s", path, error)
             path.unlink()
-        elif saved.next_row == data.end_row:
-            lists = saved.lists
-    return Segment.build(data, config.distance, lists)
+    return Segment.build(data, config.distance)
+
+
+def _in_lists(path: Path, data: SegmentData, config: CollectionConfig) -> Segment | None:
+    saved = load_lists(path, data, config.dimension)
+    return Segment.build(data, config.distance, saved.lists) if saved.next_row == data.end_row else None
+
+
+def _in_graph(path: Path, data: SegmentData, config: CollectionConfig) -> Segment | None:
+    links = load_links(path, data)
+    return Segment.build(data, config.distance, links=links) if len(links.levels) == len(data) else None
 
 
 def _tail(maps: tuple[VectorMap, ...], start: int, end_row: int, dimension: int) -> Tail:

@@ -15,6 +15,7 @@ from index.ids import PointId
 
 Distance = Literal["Cosine", "Dot", "Euclid"]
 VectorType = Literal["float32", "float16"]
+IndexKind = Literal["lists", "graph"]
 
 Float32s = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -46,6 +47,8 @@ class CollectionConfig:
     bits : 1, 2 or 4, the planes that codes keep for each of their dimensions.
     code_dimension : dimensions that codes keep, 1 to d, before they are rounded up to a multiple of 8; None: all.
     store_vectors : False drops full-precision vectors once their codes are stored.
+    index : what large segments get: inverted `lists`, built fast and light, or a `graph`, which answers faster but is
+        built some ten times slower and takes four bits a dimension and some 140 bytes a point more.
     """
 
     dimension: int
@@ -55,6 +58,7 @@ class CollectionConfig:
     bits: int = 1
     code_dimension: int | None = None
     store_vectors: bool = True
+    index: IndexKind = "lists"
 
     def __post_init__(self) -> None:
         """Check the values. Raises InvalidInput."""
@@ -74,6 +78,14 @@ class CollectionConfig:
             )
         if self.bits not in BITS:
             raise InvalidInput(f"{self.bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
+        if self.index not in ("lists", "graph"):
+            raise InvalidInput(f"index {self.index!r} is unknown", param="index", hint="use lists or graph")
+        if self.index == "graph" and self.bits != max(BITS):
+            raise InvalidInput(
+                f"a graph is over codes of {max(BITS)} bits a dimension, not {self.bits}",
+                param="bits",
+                hint=f"use bits {max(BITS)}, or index lists",
+            )
         if self.code_dimension is not None and not 1 <= self.code_dimension <= self.dimension:
             raise InvalidInput(
                 f"codes of {self.code_dimension} dimensions cannot be made of vectors of dimension {self.dimension}",
@@ -203,20 +215,21 @@ class Stages:
     """What one search did. Times are milliseconds, `bytes_read` counts full-precision vector bytes.
 
     `plan`: `read all` vectors or, in mode `exact` too, `read allowed` ones of a filter; `scan` all codes, or `probe`
-    inverted lists where a segment has some.
-    `probed` inverted lists and `scanned` rows were looked at, `candidates` rows came out of the scans of codes,
-    `refined` rows had further planes scored, `reranked` rows were scored in full precision. `bits` planes were used
-    (the most of any segment), 0 in mode `exact`. A filter left `filtered_to` rows, for which `payloads_read` had to
-    be looked at because no payload index could tell; both are None without a filter. `target_recall` is what the
-    widths of the stages were chosen for, None where nothing is measured yet.
+    inverted lists or `walk` through a graph where a segment has one.
+    `probed` inverted lists and `scanned` rows were looked at, walks through graphs were `walked` rows wide,
+    `candidates` rows came out of the codes, `refined` rows had further planes scored, `reranked` rows were scored in
+    full precision. `bits` planes were used (the most of any segment), 0 in mode `exact`. A filter left `filtered_to`
+    rows, for which `payloads_read` had to be looked at because no payload index could tell; both are None without a
+    filter. `target_recall` is what the widths of the stages were chosen for, None where nothing is measured yet.
     """
 
     mode: Literal["exact", "codes"] = "exact"
-    plan: Literal["read all", "read allowed", "scan", "probe"] = "read all"
+    plan: Literal["read all", "read allowed", "scan", "probe", "walk"] = "read all"
     bits: int = 0
     symmetric: bool = False
     target_recall: float | None = None
     probed: int = 0
+    walked: int = 0
     scanned: int = 0
     candidates: int = 0
     refined: int = 0

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from index.allowed import Places
 from index.calibration import DEPTH
+from index.code_index import CodeIndex
 from index.lists import ListNumbers
 from index.points import Float32s
 from index.segment import Segment
@@ -39,6 +40,7 @@ def lists_to_probe(
     lists : their numbers, and how many (allowed) rows are in them.
     """
     assert segment.centroids is not None
+    assert isinstance(segment.index, CodeIndex)
     centroids, sizes = segment.centroids, segment.index.sizes
     plain = widths.probes or max(LEAST_LISTS, math.ceil(widths.share * len(centroids)))
     if allowed is None:

@@ -7,20 +7,22 @@ minus half the squared norm), so rows coded by different binarizers, or by diffe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from index.allowed import Allowed
+from index.allowed import Allowed, Places
 from index.binarizer import Binarizer
-from index.code_index import Positions
+from index.code_index import CodeIndex, Positions
 from index.codes import values
+from index.graph import GraphIndex
 from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
 from index.ranking import Clock
 from index.segment import Segment
 from index.view import View
+from index.walking import walk
 from index.widths import Widths
 
 # An estimate by plane 0 is off by 0.6 * factor * |q| (standard deviation, for signs of a rotated vector): most for
@@ -86,11 +88,14 @@ class Found:
     query: Mapped
     positions: Positions
     sums: Float32s
+    planes: int
 
-    def estimates(self, p: int, *, biased: bool) -> Float32s:
-        """Return estimates of scores from sums over the first p planes, with the query's bonus if `biased`."""
-        sums = self.sums + self.query.bonus / (1 << (p - 1)) if biased and self.query.bonus else self.sums
-        factors = self.segment.factors[:, p - 1].take(self.positions)
+    def estimates(self, *, biased: bool) -> Float32s:
+        """Return estimates of scores, with the query's bonus if `biased`."""
+        sums = self.sums
+        if biased and self.query.bonus:
+            sums = sums + self.query.bonus / (1 << (self.planes - 1))
+        factors = self.segment.factors[:, self.planes - 1].take(self.positions)
         estimates: Float32s = factors * (sums * self.query.scale)
         estimates += self.query.shift
         if self.segment.beta is not None:
@@ -112,40 +117,62 @@ def scan(
     clock: Clock,
     stages: Stages,
 ) -> list[Found]:
-    """Return what plane 0 proposes in each segment: `widths.candidates` of every band, or of the lists looked into."""
+    """Return what each segment proposes: `widths.candidates` of every band, of the lists looked into, or of a graph.
+
+    Graphs are walked by all planes, all else is scanned by plane 0.
+    """
     found = []
-    k1 = widths.candidates
     for segment in view.segments:
         clock.check()
         places = None if allowed is None else allowed.places(segment)
         rows = segment.count if places is None else places.count
         if rows == 0:
             continue
-        bitmap = segment.alive if places is None else places.bitmap
         own = mapped[segment.binarizer]
-        if segment.centroids is None:
-            positions, sums = segment.index.scan(own.coded, k1, bitmap)
-            stages.scanned += rows
-        else:
-            lists, held = lists_to_probe(segment, query, k, widths, places)
-            positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
-            if len(positions) < min(k, rows):
-                lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
-                positions, sums = segment.index.probe(own.coded, k1, bitmap, lists)
-            stages.probed += len(lists)
-            stages.scanned += held
+        positions, sums = _candidates(segment, query, own.coded, k, widths, places, stages)
         stages.candidates += len(positions)
-        found.append(Found(segment, own, positions, sums))
+        planes = 1 if isinstance(segment.index, CodeIndex) else segment.bits
+        found.append(Found(segment, own, positions, sums, planes))
     clock.lap("scan")
     return found
 
 
+def _candidates(
+    segment: Segment,
+    query: Float32s,
+    coded: Float32s,
+    k: int,
+    widths: Widths,
+    places: Places | None,
+    stages: Stages,
+) -> tuple[Positions, Float32s]:
+    """Return the candidates of a segment, with their scores, and count what was looked at."""
+    k1, index = widths.candidates, segment.index
+    if isinstance(index, GraphIndex):
+        width = len(segment) if widths.everything else k1
+        positions, sums, looked_at = walk(segment, index, coded, k, width, places)
+        stages.walked += looked_at
+        return positions, sums
+    rows, bitmap = (segment.count, segment.alive) if places is None else (places.count, places.bitmap)
+    if segment.centroids is None:
+        stages.scanned += rows
+        return index.scan(coded, k1, bitmap)
+    lists, held = lists_to_probe(segment, query, k, widths, places)
+    positions, sums = index.probe(coded, k1, bitmap, lists)
+    if len(positions) < min(k, rows):
+        lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
+        positions, sums = index.probe(coded, k1, bitmap, lists)
+    stages.probed += len(lists)
+    stages.scanned += held
+    return positions, sums
+
+
 def best_of(found: list[Found], k1: int) -> list[Found]:
-    """Keep the k1 candidates with the best estimates by plane 0 over all segments."""
+    """Keep the k1 candidates with the best estimates over all segments."""
     total = sum(len(part.positions) for part in found)
     if total <= k1:
         return found
-    estimates = np.concatenate([part.estimates(1, biased=True) for part in found])
+    estimates = np.concatenate([part.estimates(biased=True) for part in found])
     flags = np.zeros(total, dtype=np.bool_)
     flags[np.argpartition(estimates, total - k1)[-k1:]] = True
     kept, start = [], 0
@@ -153,31 +180,41 @@ def best_of(found: list[Found], k1: int) -> list[Found]:
         mine = flags[start : start + len(part.positions)]
         start += len(part.positions)
         if mine.any():
-            kept.append(Found(part.segment, part.query, part.positions[mine], part.sums[mine]))
+            kept.append(replace(part, positions=part.positions[mine], sums=part.sums[mine]))
     return kept
 
 
 def refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
-    """Add the further planes to the sums, all segments of a binarizer at once.
+    """Add the further planes to the sums, all segments of a binarizer at once. What came of graphs has them.
 
     Plane 0 counts as the scan summed it: its 8-bit rounding is a tenth of what four planes are off by. Only under
     `symmetric`, which is exact, it is read back.
     """
     result = []
-    for version in {part.segment.binarizer for part in found}:
-        parts = [part for part in found if part.segment.binarizer == version]
-        query = parts[0].query
-        rest = [part.segment.rest_at(part.positions) for part in parts]
+    scanned: dict[int, list[tuple[Found, CodeIndex]]] = {}
+    for part in found:
+        index = part.segment.index
+        if isinstance(index, CodeIndex):
+            scanned.setdefault(part.segment.binarizer, []).append((part, index))
+        else:
+            result.append(replace(part, sums=_exact(part.sums)) if symmetric else part)
+    for parts in scanned.values():
+        query = parts[0][0].query
+        rest = [index.rest_at(part.positions) for part, index in parts]
         joint = rest[0] if len(rest) == 1 else np.concatenate(rest)
-        sums = further_scores(query.coded, joint, parts[0].segment.bits, query.planes)
+        sums = further_scores(query.coded, joint, parts[0][1].bits, query.planes)
         start = 0
-        for part in parts:
+        for part, index in parts:
             end = start + len(part.positions)
             share, start = sums[start:end], end
             if symmetric:
-                first = plane_scores(query.coded, part.segment.index.codes_at(part.positions))
-                share = np.rint((first + share) * FINEST) / FINEST
+                share = _exact(plane_scores(query.coded, index.codes_at(part.positions)) + share)
             else:
                 share += part.sums
-            result.append(Found(part.segment, query, part.positions, share))
+            result.append(Found(part.segment, query, part.positions, share, query.planes))
     return result
+
+
+def _exact(sums: Float32s) -> Float32s:
+    """Return what sums of products of levels are but for the rounding of floats."""
+    return np.asarray(np.rint(sums * FINEST) / FINEST)

@@ -1,7 +1,7 @@
 """The record of a collection: one SQLite database with ids, payloads, texts, rows, files and binarizers.
 
-A collection with several bits a dimension, fewer code dimensions or codes only has format 2, so that earlier versions
-refuse it; one of codes only has one more table, the codes files that are truth.
+A collection with several bits a dimension, fewer code dimensions or codes only has format 2, one with a graph format 3,
+so that earlier versions refuse it; one of codes only has one more table, the codes files that are truth.
 
 It is the truth about which points exist; it does not know what a vector or a code looks like. Written by
 one connection inside `transaction()`, read by any number of `snapshot()`s, each of which sees one `seq`.
@@ -25,8 +25,9 @@ from index.errors import CorruptCollection, DiskFull, UnknownCollection
 from index.ids import PointId, from_key, to_key
 from index.points import CodesOnlyLoss, CollectionConfig, Rows, Stored
 
-FORMAT = 2  # the highest that opens
-LATER_KEYS = {"bits": 1, "code_dimension": None, "store_vectors": True}  # of the config since format 2, and defaults
+FORMAT = 3  # the highest that opens
+# Of the config: keys that came after format 1, with their defaults and the format that they came with.
+LATER_KEYS = {"bits": (1, 2), "code_dimension": (None, 2), "store_vectors": (True, 2), "index": ("lists", 3)}
 NO_PAYLOAD = "x'7b7d'"  # an empty one
 APPLICATION_ID = 0x42464F4C  # "BFOL"
 IN_CHUNK = 500  # host parameters a statement: below SQLite's oldest limit of 999
@@ -329,7 +330,11 @@ class Writer(Reader):
 def _stored(config: CollectionConfig) -> dict[str, Any]:
     """Return what is kept of a configuration: what is as it always was is left out, so that format 1 stays readable."""
     found = asdict(config)
-    return {key: value for key, value in found.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
+    return {key: value for key, value in found.items() if key not in LATER_KEYS or value != LATER_KEYS[key][0]}
+
+
+def _format_of(config: CollectionConfig) -> int:
+    return max((LATER_KEYS[key][1] for key in _stored(config) if key in LATER_KEYS), default=1)
 
 
 class Record:
@@ -372,7 +377,7 @@ class Record:
                 schema = SCHEMA if config.store_vectors else SCHEMA + CODES_SCHEMA
                 db.executescript(f"BEGIN; {schema} COMMIT;")
                 db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version={2 if LATER_KEYS.keys() & _stored(config) else 1}")
+                db.execute(f"PRAGMA user_version={_format_of(config)}")
                 db.executemany("INSERT INTO meta VALUES (?,?)", [("seq", 0), ("points", 0)])
                 Writer(db).set_config(config)
         except sqlite3.Error as error:

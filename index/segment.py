@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.code_index import CodeIndex, Positions
-from index.codes import Planes, pack_bits, unpack_bits
+from index.codes import pack_bits, unpack_bits
+from index.graph import PIECE, GraphIndex, Links
 from index.lists import Centroids, Lists
-from index.plane_scores import Rest, deinterleave, interleave
+from index.plane_scores import interleave
 from index.points import Distance, Float32s, Rows
 from index.segment_data import Factors, SegmentData, narrowed, of_rows
 
 FIRST_BAND = 1024
-PIECE = 1 << 16  # positions whose codes are laid out again at a time
 SPREAD = 0.05  # standard deviation over mean of the norms, above which a scan must know about norms
 
 
@@ -42,16 +42,15 @@ def norm_bands(data: SegmentData, distance: Distance) -> Sequence[Positions]:
 class Segment:
     """A searchable range.
 
-    `index` holds plane 0 laid out for scans, `rest` the further planes as they are scored, `factors` are (n, bits),
-    column by column. `alive` is a bitmap over positions, None when nothing in it was deleted. `centroids` are those of
-    the inverted lists of `index`, None while a query has to look at all of it.
+    `index` holds the codes, `factors` are (n, bits), column by column. `alive` is a bitmap over positions, None when
+    nothing in it was deleted. `centroids` are those of the inverted lists of `index`, None where a query has to look at
+    all of it, or walks through a graph.
     """
 
     first_row: int
     end_row: int
     binarizer: int
-    index: CodeIndex
-    rest: Rest
+    index: CodeIndex | GraphIndex
     factors: Factors
     beta: Float32s | None
     offsets: NDArray[np.uint32] | None
@@ -60,15 +59,26 @@ class Segment:
     centroids: Centroids | None = None
 
     @classmethod
-    def build(cls, data: SegmentData, distance: Distance, lists: Lists | None = None) -> Segment:
-        """Lay codes out for scanning, in inverted lists if there are any; every row counts as alive."""
-        bands = norm_bands(data, distance) if lists is None else lists.positions()
+    def build(
+        cls, data: SegmentData, distance: Distance, lists: Lists | None = None, links: Links | None = None
+    ) -> Segment:
+        """Lay codes out for scanning, in inverted lists or a graph if there is one; every row counts as alive.
+
+        Raises ValueError where the links of a graph are not of these codes.
+        """
+        index: CodeIndex | GraphIndex
+        if links is not None:
+            starts = range(0, len(data), PIECE)
+            pieces = (data.planes[start : start + PIECE] for start in starts)
+            index = GraphIndex.of(pieces, data.planes.shape[2], links)
+        else:
+            bands = norm_bands(data, distance) if lists is None else lists.positions()
+            index = CodeIndex(data.planes[:, 0], bands, interleave(data.planes[:, 1:]))
         return cls(
             first_row=data.first_row,
             end_row=data.end_row,
             binarizer=data.binarizer,
-            index=CodeIndex(data.planes[:, 0], bands),
-            rest=interleave(data.planes[:, 1:]),
+            index=index,
             factors=narrowed(data.factors, distance).copy(order="F"),
             beta=data.beta,
             offsets=data.offsets,
@@ -78,12 +88,23 @@ class Segment:
         )
 
     def listed(self, lists: Lists) -> Segment:
-        """Return the same segment with its codes in inverted lists."""
-        codes = np.empty((len(self), self.index.code_bytes), dtype=np.uint8)
-        for start in range(0, len(self), PIECE):
-            positions = np.arange(start, min(start + PIECE, len(self)), dtype=np.int64)
-            codes[positions] = self.index.codes_at(positions)
-        return replace(self, index=CodeIndex(codes, lists.positions()), centroids=Centroids(lists.centroids))
+        """Return the same segment with its codes in inverted lists; they must not be in a graph."""
+        assert isinstance(self.index, CodeIndex)
+        return replace(self, index=self.index.in_lists(lists.positions()), centroids=Centroids(lists.centroids))
+
+    def in_graph(self, graph: GraphIndex) -> Segment:
+        """Return the same segment with its codes in a graph."""
+        return replace(self, index=graph, centroids=None)
+
+    @property
+    def scanned_whole(self) -> bool:
+        """Whether a query looks at all codes: they are in neither inverted lists nor a graph."""
+        return self.centroids is None and isinstance(self.index, CodeIndex)
+
+    @property
+    def bands(self) -> int:
+        """How many bands of like norm give candidates of their own: 1 in inverted lists and in a graph."""
+        return self.index.bands if isinstance(self.index, CodeIndex) and self.centroids is None else 1
 
     @property
     def bits(self) -> int:
@@ -96,30 +117,19 @@ class Segment:
 
     @property
     def bytes_per_point(self) -> float:
-        """Bytes in memory a position: planes, FAISS id, factors, and where they exist beta and offset."""
+        """Bytes in memory a position: planes, FAISS id or links, factors, and where they exist beta and offset."""
         optional = (self.beta is not None) + (self.offsets is not None)
-        return float(self.bits * (self.index.code_bytes + self.factors.itemsize) + 8 + 4 * optional)
+        return self.index.bytes_per_point + self.bits * self.factors.itemsize + 4 * optional
 
     def bytes_by_part(self) -> dict[str, int]:
-        """Return the bytes in memory of `codes`, FAISS's `ids` and where they are, `factors`, `rows`, `lists`.
+        """Return the bytes in memory of the parts of `index`, of `factors`, `rows`, `lists`.
 
         Rows: which lie where, and which count. Lists: their centroids.
         """
         rows = sum(part.nbytes for part in (self.offsets, self.alive) if part is not None)
         factors = self.factors.nbytes + (0 if self.beta is None else self.beta.nbytes)
-        codes, ids = self.index.memory_bytes()
         lists = 0 if self.centroids is None else self.centroids.nbytes
-        return {"codes": codes + self.rest.nbytes, "ids": ids, "factors": factors, "rows": rows, "lists": lists}
-
-    def rest_at(self, positions: Positions) -> Rest:
-        """Return the further planes of positions, as they lie."""
-        # `take` of whole rows that checks nothing is several times as fast as indexing.
-        return self.rest.take(positions, axis=0, mode="clip")
-
-    def planes_at(self, positions: Positions) -> Planes:
-        """Return `(k, bits, m / 8)`: all planes of positions; plane 0 is read back from the scan's blocks."""
-        further = deinterleave(self.rest_at(positions), self.bits - 1, self.index.code_bytes)
-        return np.concatenate([self.index.codes_at(positions)[:, None], further], axis=1)
+        return {**self.index.bytes_by_part(), "factors": factors, "rows": rows, "lists": lists}
 
     def data(self) -> SegmentData:
         """Return what the segment was built from, of the rows that are alive."""
@@ -128,7 +138,7 @@ class Segment:
             [self.rows_at(positions)],
             (self.first_row, self.end_row),
             self.binarizer,
-            self.planes_at(positions),
+            self.index.planes_at(positions),
             self.factors[positions],
             [self.beta[positions]] if self.beta is not None else [],
         )

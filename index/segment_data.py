@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,35 @@ class SegmentData:
         """Return the row numbers, ascending."""
         offsets = np.arange(len(self)) if self.offsets is None else self.offsets
         return offsets.astype(np.int64) + self.first_row
+
+
+class Spanned(Protocol):
+    """A segment, or the data of one: positions that hold rows of a range."""
+
+    @property
+    def first_row(self) -> int:
+        """The range's first row."""
+
+    @property
+    def end_row(self) -> int:
+        """The row behind its last one."""
+
+    @property
+    def offsets(self) -> NDArray[np.uint32] | None:
+        """(n,) row minus first row; None when every row of the range is there."""
+
+    def __len__(self) -> int:
+        """Return n."""
+
+
+def identity(segment: Spanned) -> dict[str, int]:
+    """Return what tells whether something derived is of a segment's rows; `offsets` is their CRC-32, 0 without."""
+    return {
+        "first_row": segment.first_row,
+        "end_row": segment.end_row,
+        "n": len(segment),
+        "offsets": 0 if segment.offsets is None else zlib.crc32(segment.offsets.tobytes()),
+    }
 
 
 def narrowed(factors: Factors, distance: Distance) -> Factors:

@@ -20,13 +20,16 @@ RERANK_SHARE = {1: 1.0, 2: 0.3, 3: 0.2, 4: 0.15}
 LISTS_SHARE = 0.1
 
 
+ALL_LISTS = 1 << 30  # as `probes`: all codes are looked at, those in graphs too
+
+
 @dataclass(frozen=True, slots=True)
 class Widths:
     """How wide the stages of one search are.
 
     Attributes
     ----------
-    candidates : k1.
+    candidates : k1; of a graph, how wide walks are.
     rerank : k2.
     probes : lists looked into in each segment for its ten best rows; None: `share` of them, 0 to 1.
     target : recall@10 that was measured for what was not asked for otherwise; None if nothing was.
@@ -37,6 +40,11 @@ class Widths:
     probes: int | None
     share: float
     target: float | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether all codes are looked at, those in graphs too."""
+        return self.probes is not None and self.probes >= ALL_LISTS
 
 
 def default_rerank(distance: Distance, dimension: int, bits: int) -> int:

@@ -140,8 +140,18 @@ def open_store(path, factory=None, **changes):
     return Store(path, factory or RotationFactory(), options(**changes))
 
 
-def config(distance="Cosine", *, dimension=DIMENSION, dtype="float32", bits=1, code_dimension=None, **attributes):
-    return CollectionConfig(dimension, distance, dtype, attributes, bits, code_dimension)
+def config(
+    distance="Cosine",
+    *,
+    dimension=DIMENSION,
+    dtype="float32",
+    bits=1,
+    code_dimension=None,
+    store_vectors=True,
+    index="lists",
+    **attributes,
+):
+    return CollectionConfig(dimension, distance, dtype, attributes, bits, code_dimension, store_vectors, index)
 
 
 def vectors_of(n, seed=0, *, dimension=DIMENSION, spread=0.0):

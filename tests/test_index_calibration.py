@@ -61,7 +61,7 @@ def recall(collection, vectors, queries, k=10, **params):
 
 
 def shape(planes=1, lists=100):
-    return Shape(points=10_000, planes=planes, code_bytes=48, dimension=384, binarizer=1, lists=lists)
+    return Shape(points=10_000, planes=planes, code_bytes=48, dimension=384, binarizer=1, lists=lists, walked=0)
 
 
 @settings(max_examples=25, deadline=None)

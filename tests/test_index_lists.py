@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import clustering, listing
+from index import clustering, layouts
 from index.allowed import Allowed
+from index.blobs import DamagedBlobs
 from index.clustering import Clustering
 from index.code_index import CodeIndex
 from index.codes import pack_bits
@@ -158,7 +159,7 @@ def test_large_segments_get_lists_and_small_ones_do_not(store):
     upkeep(collection)
     (segment, *_) = collection.view.segments
     assert len(segment.centroids) == segment.index.bands == lists_for(segment.count)
-    assert collection.clustering is None
+    assert collection.layout is None
     assert not step(collection, idle=True)
 
 
@@ -256,7 +257,7 @@ def test_a_filter_probes_no_list_without_a_row_that_it_allows(store):
 def test_what_changes_while_lists_are_found_is_kept(store):
     vectors = grouped()
     collection = written(store, vectors)
-    while not (collection.clustering and collection.clustering.share > 0):
+    while not (collection.layout and collection.layout.share > 0):
         assert step(collection, idle=True)
     collection.delete(list(range(0, N, 3)))
     moved = vectors_of(1, 7)
@@ -305,7 +306,7 @@ def test_lists_are_saved_and_found_again_only_where_they_are_missing(tmp_path, m
 def list_all(collection):
     """Whether there was anything to do."""
     worked = False
-    while listing.list_piece(collection):
+    while layouts.layout_piece(collection):
         worked = True
     return worked
 
@@ -331,7 +332,7 @@ def test_finding_lists_goes_on_where_a_start_interrupts_it(tmp_path, monkeypatch
     starts = 0
     while collection.view.segments[0].centroids is None:
         for _ in range(14):
-            listing.list_piece(collection)
+            layouts.layout_piece(collection)
         store.close()
         store = open_store(tmp_path / "cut", **SMALL)
         collection, starts = store.get("c"), starts + 1
@@ -351,11 +352,14 @@ def test_lists_of_other_rows_are_not_taken(store, tmp_path):
     loaded = load_lists(path, segment, D)
     np.testing.assert_array_equal(loaded.lists.centroids, lists.centroids)
     assert loaded.next_row == 7
-    assert load_lists(path, segment, D + 1) is None
+    with pytest.raises(DamagedBlobs, match="of other rows"):
+        load_lists(path, segment, D + 1)
     collection.delete([3])
     optimize(collection)
-    assert load_lists(path, collection.view.segments[0], D) is None
-    assert load_lists(tmp_path / "none.lists", segment, D) is None
+    with pytest.raises(DamagedBlobs, match="of other rows"):
+        load_lists(path, collection.view.segments[0], D)
+    with pytest.raises(DamagedBlobs, match="No such file"):
+        load_lists(tmp_path / "none.lists", segment, D)
 
 
 def test_a_file_of_the_first_layout_is_found_unusable_and_made_again(tmp_path, caplog):
@@ -375,7 +379,7 @@ def test_a_file_of_the_first_layout_is_found_unusable_and_made_again(tmp_path, c
     store = open_store(tmp_path, **SMALL)
     collection = store.get("c")
     assert collection.view.segments[0].centroids is None
-    assert "the lists are found again" in caplog.text
+    assert "is made again: " in caplog.text
     upkeep(collection)
     assert path.read_bytes() == whole
     store.close()

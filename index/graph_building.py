@@ -1,0 +1,64 @@
+"""Builds the graph of one segment, piece by piece, from its codes; saved now and then, so that a start goes on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from index.blobs import DamagedBlobs
+from index.errors import DiskFull
+from index.graph import PIECE, GraphIndex
+from index.graph_file import graph_path, load_links, save_links
+from index.segment import Segment
+from index.view import View
+
+log = logging.getLogger(__name__)
+
+A_PIECE = 2000  # codes added at a time: a second or so
+SAVE_SECONDS = 120.0
+
+
+class GraphBuilding:
+    """The graph of a segment, while it is built."""
+
+    def __init__(self, segment: Segment, folder: Path) -> None:
+        """Begin, or go on from what is saved in the folder of the segment's codes."""
+        self.segment = segment
+        self._path = graph_path(folder, segment)
+        self._saved_at = time.monotonic()
+        code_bytes = segment.index.code_bytes
+        self._graph = GraphIndex(code_bytes)
+        with suppress(DamagedBlobs, ValueError):
+            links = load_links(self._path, segment)
+            ends = [*range(0, len(links.levels), PIECE), len(links.levels)]
+            spans = (np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False))
+            self._graph = GraphIndex.of((segment.index.planes_at(span) for span in spans), code_bytes, links)
+
+    @property
+    def share(self) -> float:
+        """How much of the codes are in the graph, 0 to 1."""
+        return len(self._graph) / len(self.segment)
+
+    def step(self, view: View) -> Segment | None:
+        """Add the next codes, in about a second; return the segment in its graph when all are in."""
+        del view  # codes are all that it takes
+        start = len(self._graph)
+        end = min(start + A_PIECE, len(self.segment))
+        self._graph.add(self.segment.index.planes_at(np.arange(start, end)))
+        if end < len(self.segment):
+            if time.monotonic() - self._saved_at > SAVE_SECONDS:
+                self._save()
+            return None
+        self._save()
+        return self.segment.in_graph(self._graph.compact())
+
+    def _save(self) -> None:
+        try:
+            save_links(self._path, self.segment, self._graph)
+        except DiskFull as error:
+            log.warning("the graph is not saved, the next start builds it again: %s", error)
+        self._saved_at = time.monotonic()

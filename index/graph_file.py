@@ -1,0 +1,47 @@
+"""Files of graphs (`codes/*.graph`): derived, saved to start faster and to go on where building them stopped.
+
+A file of blobs (`index/blobs.py`): `levels` (n int32) and `neighbours` (int32), see `Links`. What they link are the
+first codes in the codes file of the same rows; the file is about those rows and the binarizer of the codes, see
+`_identity`, and tells where walks begin.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from index.blobs import DamagedBlobs, load_blobs, save_blobs
+from index.graph import GraphIndex, Links
+from index.segment import Segment
+from index.segment_data import SegmentData, identity
+
+MAGIC = b"BFGRAPH1"
+
+
+def graph_path(folder: Path, segment: Segment | SegmentData) -> Path:
+    """Return the graph file of a segment, in the folder of its codes."""
+    return folder / f"{segment.first_row:012d}-{segment.end_row:012d}.graph"
+
+
+def save_links(path: Path, segment: Segment, graph: GraphIndex) -> None:
+    """Write the links among the codes that a graph holds, the first ones of a segment. Raises DiskFull."""
+    links = graph.links()
+    about = _identity(segment) | {"entry": links.entry, "highest": links.highest}
+    blobs = {"levels": links.levels.astype("<i4", copy=False), "neighbours": links.neighbours.astype("<i4", copy=False)}
+    save_blobs(path, MAGIC, about, blobs, synced=False)
+
+
+def load_links(path: Path, segment: Segment | SegmentData) -> Links:
+    """Read the links among the first codes of a segment. Raises DamagedBlobs unless there are any of the same rows."""
+    about, blobs = load_blobs(path, MAGIC)
+    if not _identity(segment).items() <= about.items():
+        raise DamagedBlobs(f"{path}: of other rows")
+    levels, neighbours = (np.frombuffer(blobs[name], "<i4") for name in ("levels", "neighbours"))
+    if len(levels) > len(segment) or neighbours.max(initial=-1) >= len(levels):
+        raise DamagedBlobs(f"{path}: {len(levels)} nodes, {len(segment)} codes")
+    return Links(levels, neighbours, about["entry"], about["highest"])
+
+
+def _identity(segment: Segment | SegmentData) -> dict[str, int]:
+    return identity(segment) | {"binarizer": segment.binarizer}
