@@ -7,20 +7,17 @@ all three, so their recall is a count.
 
 from __future__ import annotations
 
-import io
-import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from index import durable
+from index.blobs import DamagedBlobs, load_blobs, save_blobs
 
 DEPTH = 10  # of the recall that is measured
-MAGIC = b"BFCALIB1"
+MAGIC = b"BFCALIB2"
 SHARES = np.geomspace(1 / 2000, 1, 40)
 RANKS = np.unique(np.geomspace(DEPTH, 4000, 28).astype(int))
 # What stages cost, in microseconds of one thread (docs/log.md): only their ratios count.
@@ -30,7 +27,7 @@ CANDIDATE_COST = {1: 0.1, 2: 0.15, 4: 0.3}  # by planes
 VALUE_COST = 0.0026  # of a vector that is read
 # Sample queries reach a little more than others: of what a target allows to be lost, this part is kept back.
 MARGIN = 0.25
-ARRAYS = ("shares", "first", "ranks", "groups")
+SAVED = {"shares": "<f4", "first": "<i4", "ranks": "<i4", "groups": "u1"}  # arrays, and what they are in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +133,16 @@ class Calibration:
         return recalls, costs
 
     def save(self, path: Path) -> None:
-        """Write it as a derived file. Raises DiskFull."""
-        file = io.BytesIO()
-        arrays: dict[str, Any] = {name: np.int64(getattr(self.shape, name)) for name in Shape.__slots__}
-        np.savez(file, **arrays | {name: getattr(self, name) for name in ARRAYS})
-        body = file.getvalue()
-        durable.replace_file(path, MAGIC + zlib.crc32(body).to_bytes(4, "little") + body, durable=False)
+        """Write it as a derived file, about its shape. Raises DiskFull."""
+        blobs = {name: getattr(self, name).astype(dtype, copy=False) for name, dtype in SAVED.items()}
+        save_blobs(path, MAGIC, asdict(self.shape), blobs, synced=False)
 
 
 def load_calibration(path: Path) -> Calibration | None:
     """Read a calibration; None unless there is one as it was written."""
     try:
-        raw = path.read_bytes()
-        body = raw[len(MAGIC) + 4 :]
-        if raw[: len(MAGIC)] != MAGIC or int.from_bytes(raw[len(MAGIC) :][:4], "little") != zlib.crc32(body):
-            return None
-        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            shape = Shape(**{name: int(arrays[name]) for name in Shape.__slots__})
-            return Calibration(shape, **{name: arrays[name] for name in ARRAYS})
-    except (OSError, ValueError, KeyError):
+        about, blobs = load_blobs(path, MAGIC)
+        arrays = {name: np.frombuffer(blobs[name], dtype) for name, dtype in SAVED.items()}
+        return Calibration(Shape(**about), **arrays)
+    except (DamagedBlobs, ValueError, KeyError, TypeError):
         return None

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index import durable
-from index.fields.blobs import DamagedBlobs, load_blobs, save_blobs
+from index.blobs import DamagedBlobs, load_blobs, save_blobs
 from index.fields.field import FieldIndex, FieldKind
 from index.fields.indexes import PayloadIndexes
 from index.paths import Path as FieldPath
 from index.record import Reader, Writer
 
 log = logging.getLogger(__name__)
+
+MAGIC = b"BFFIELD1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def save_indexes(folder: Path, indexes: PayloadIndexes, transact: Callable[[Call
     followed = []
     for state in indexes.to_save():
         about = {"path": state.path.steps, "kind": state.kind, "seq": state.seq, "end_row": state.end_row}
-        save_blobs(_file(folder, state.path), about, state.blobs)
+        save_blobs(_file(folder, state.path), MAGIC, about, state.blobs, synced=True)
         followed.append(state.seq)
     if followed:
         transact(lambda writer: writer.forget_edits(min(followed)))
@@ -67,13 +69,13 @@ def load_index(folder: Path, path: FieldPath, kind: FieldKind, reader: Reader, e
     if not file.exists():
         return None
     try:
-        about, blobs = load_blobs(file)
+        about, blobs = load_blobs(file, MAGIC)
         edited = reader.edited_after(about["seq"])
         fits = about["path"] == list(path.steps) and about["kind"] == kind
         if fits and edited is not None and about["seq"] <= reader.seq() and about["end_row"] <= end_row:
             return SavedIndex(FieldIndex.from_blobs(path, kind, blobs), about["end_row"], edited)
         log.info("%s is no longer what is wanted", file)
-    except (DamagedBlobs, OSError, ValueError, KeyError, TypeError) as error:
+    except (DamagedBlobs, ValueError, KeyError, TypeError) as error:
         log.warning("a payload index is filled from the payloads again: %s: %s", file, error)
     file.unlink(missing_ok=True)
     return None

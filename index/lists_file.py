@@ -1,27 +1,23 @@
 """Files of inverted lists (`codes/*.lists`): derived, saved to start faster and to go on where finding them stopped.
 
-Layout, little-endian: b"BFLISTS1", u32 CRC-32 of the header and all that follows, u32 length of a JSON header, the
-header, centroids (lists x d float32), and the list of each position (n uint16), of which those of rows below
-`next_row` are known.
+A file of blobs (`index/blobs.py`): `centroids`, (lists, d) float32, and `membership`, the list of each position, (n,)
+uint16, of which those of rows below `next_row` are known. It is about those rows, see `_identity`, and `next_row`.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from index import durable
+from index.blobs import DamagedBlobs, load_blobs, save_blobs
 from index.lists import Lists
 from index.segment import Segment
 from index.segment_data import SegmentData
 
-MAGIC = b"BFLISTS1"
-PREFIX = struct.Struct("<8sII")
+MAGIC = b"BFLISTS2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +35,31 @@ def lists_path(folder: Path, segment: Segment | SegmentData) -> Path:
 
 def save_lists(path: Path, segment: Segment, saved: SavedLists) -> None:
     """Write a lists file. Raises DiskFull."""
-    header = _identity(segment) | {"lists": len(saved.lists.centroids), "next_row": saved.next_row}
-    raw = json.dumps(header).encode()
-    centroids, membership = saved.lists.centroids.astype("<f4"), saved.lists.membership.astype("<u2")
-    body = raw + centroids.tobytes() + membership.tobytes()
-    durable.replace_file(path, PREFIX.pack(MAGIC, zlib.crc32(body), len(raw)) + body, durable=False)
+    centroids, membership = saved.lists.centroids, saved.lists.membership
+    blobs = {"centroids": centroids.astype("<f4", copy=False), "membership": membership.astype("<u2", copy=False)}
+    about = _identity(segment, centroids.shape[1]) | {"next_row": saved.next_row}
+    save_blobs(path, MAGIC, about, blobs, synced=False)
 
 
 def load_lists(path: Path, segment: Segment | SegmentData, dimension: int) -> SavedLists | None:
     """Read the lists of a segment of vectors of some dimension; None unless there are any of the same rows."""
     try:
-        raw = path.read_bytes()
-        magic, checksum, length = PREFIX.unpack(raw[: PREFIX.size])
-        body = memoryview(raw)[PREFIX.size :]
-        if magic != MAGIC or zlib.crc32(body) != checksum:
+        about, blobs = load_blobs(path, MAGIC)
+        if not _identity(segment, dimension).items() <= about.items():
             return None
-        header = json.loads(bytes(body[:length]))
-        if _identity(segment).items() - header.items():
-            return None
-        cut = length + 4 * header["lists"] * dimension
-        centroids = np.frombuffer(body[length:cut], "<f4").reshape(header["lists"], dimension)
-        membership = np.frombuffer(body[cut:], "<u2").copy()
-        if len(membership) != len(segment):
-            return None
-        return SavedLists(Lists(centroids, membership), header["next_row"])
-    except (OSError, struct.error, ValueError, KeyError):
+        centroids = np.frombuffer(blobs["centroids"], "<f4").reshape(-1, dimension)
+        membership = np.frombuffer(blobs["membership"], "<u2").copy()  # whoever goes on finding them writes into it
+        return SavedLists(Lists(centroids, membership), about["next_row"])
+    except (DamagedBlobs, ValueError, KeyError):
         return None
 
 
-def _identity(segment: Segment | SegmentData) -> dict[str, int]:
-    """Return what tells whether lists are of a segment's rows."""
-    offsets = 0 if segment.offsets is None else zlib.crc32(segment.offsets.tobytes())
-    return {"first_row": segment.first_row, "end_row": segment.end_row, "n": len(segment), "offsets": offsets}
+def _identity(segment: Segment | SegmentData, dimension: int) -> dict[str, int]:
+    """Return what tells whether lists are of a segment's rows; `offsets` is the CRC-32 of theirs, 0 without."""
+    return {
+        "first_row": segment.first_row,
+        "end_row": segment.end_row,
+        "n": len(segment),
+        "offsets": 0 if segment.offsets is None else zlib.crc32(segment.offsets.tobytes()),
+        "dimension": dimension,
+    }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -191,7 +194,10 @@ def test_it_is_saved_and_made_again_when_it_no_longer_fits(tmp_path, monkeypatch
     path = collection.calibration_path
     store.close()
 
-    for damaged in (b"", path.read_bytes()[:-3], path.read_bytes()[:99] + b"!" + path.read_bytes()[100:]):
+    archive = io.BytesIO()  # what a calibration was at first
+    np.savez(archive, **{name: np.zeros(1) for name in (*Shape.__slots__, "shares", "first", "ranks", "groups")})
+    earlier = b"BFCALIB1" + zlib.crc32(archive.getvalue()).to_bytes(4, "little") + archive.getvalue()
+    for damaged in (b"", path.read_bytes()[:-3], path.read_bytes()[:99] + b"!" + path.read_bytes()[100:], earlier):
         path.write_bytes(damaged)
         assert load_calibration(path) is None
     store = open_store(tmp_path, **SMALL)
