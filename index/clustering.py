@@ -39,7 +39,8 @@ class Clustering:
         self._pieces = 0
         self._sample: Rows | None = None  # in random order
         self._means: Means | None = None  # of the round under way
-        self._at = 0  # of its rows
+        self._rows: Rows | None = None  # of the sample, that the round under way looks at, ascending
+        self._at = 0  # of these
         self._assigner: Assigner | None = None
         self._centroids: Float32s | None = None
         self._membership = np.zeros(len(segment), dtype=np.uint16)
@@ -75,15 +76,15 @@ class Clustering:
         if self._sample is None or self._centroids is None:
             self._sample = np.random.default_rng(SEED).permutation(self.segment.alive_rows())
             self._centroids = view.read(np.sort(self._sample[:lists]))
-        rows = np.sort(self._sample[: ROUNDS[self._rounds] * lists])
-        if self._means is None:
+        if self._means is None or self._rows is None:
             self._means, self._at = Means(self._centroids), 0
-        piece = rows[self._at : self._at + self._rows_a_piece()]
+            self._rows = np.sort(self._sample[: ROUNDS[self._rounds] * lists])
+        piece = self._rows[self._at : self._at + self._rows_a_piece()]
         self._means.add(view.read(piece))
         self._at += len(piece)
-        if self._at < len(rows):
+        if self._at < len(self._rows):
             return
-        self._centroids, self._means = self._means.centroids(), None
+        self._centroids, self._means, self._rows = self._means.centroids(), None, None
         self._rounds += 1
         if self._rounds == len(ROUNDS):
             self._sample = None

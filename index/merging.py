@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from index.codes_file import codes_name, save, span_of
 from index.collection import Collection
@@ -23,6 +22,7 @@ from index.indexing import save_fields
 from index.opening import LAYOUTS
 from index.points import Float32s, Rows
 from index.record import Writer
+from index.rows import located
 from index.segment import Segment
 from index.segment_data import SegmentData, encode_rows, joined
 from index.view import View
@@ -126,7 +126,7 @@ def alive_rows(segments: Iterable[Segment]) -> Rows:
 
 def _filtered(pieces: Iterable[tuple[Rows, Float32s]], alive: Rows) -> Iterator[tuple[Rows, Float32s]]:
     for rows, vectors in pieces:
-        keep = _contained(rows, alive)
+        _, keep = located(rows, alive)
         yield (rows, vectors) if keep.all() else (rows[keep], vectors[keep])
 
 
@@ -138,14 +138,6 @@ def _watched(
         on_rows(done)
         yield rows, vectors
         done += len(rows)
-
-
-def _contained(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
-    """Return which rows are in an ascending list."""
-    if not len(ascending):
-        return np.zeros(len(rows), dtype=np.bool_)
-    at = np.minimum(np.searchsorted(ascending, rows), len(ascending) - 1)
-    return np.asarray(ascending[at] == rows)
 
 
 def _remove_superseded(collection: Collection, span: tuple[int, int], keep: str) -> None:

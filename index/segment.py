@@ -14,6 +14,7 @@ from index.graph import PIECE, GraphIndex, Links
 from index.lists import Centroids, Lists
 from index.plane_scores import interleave
 from index.points import Distance, Float32s, Rows
+from index.rows import located
 from index.segment_data import Factors, SegmentData, narrowed, of_rows
 
 FIRST_BAND = 1024
@@ -157,19 +158,14 @@ class Segment:
         inside = rows[low:high] - self.first_row
         if self.offsets is None or not len(inside):
             return inside
-        if not len(self):
-            return np.empty(0, dtype=np.int64)
-        at: Positions = np.minimum(np.searchsorted(self.offsets, inside), len(self) - 1)
-        found: Positions = at[self.offsets[at] == inside]
-        return found
+        at, held = located(inside, self.offsets)
+        return at[held]
 
     def holds(self, rows: Rows) -> NDArray[np.bool_]:
         """Return which of ascending rows have a position."""
         flags = (rows >= self.first_row) & (rows < self.end_row)
         if self.offsets is not None:
-            inside = rows[flags] - self.first_row
-            at = np.minimum(np.searchsorted(self.offsets, inside), max(len(self) - 1, 0))
-            flags[flags] = self.offsets[at] == inside
+            _, flags[flags] = located(rows[flags] - self.first_row, self.offsets)
         return flags
 
     def flags_of(self, rows: Rows) -> NDArray[np.bool_]:

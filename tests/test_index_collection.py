@@ -346,3 +346,23 @@ def test_info(collection):
     assert info.code_bytes_per_point == 2 + 12
     assert info.vector_bytes == sum(path.stat().st_size for path in files) > 70 * 64
     assert info.record_bytes > 0
+
+
+@pytest.mark.parametrize("n", [30, 160, 1000])
+def test_a_sample_is_even(store, n):
+    collection = store.create("c", config("Dot"))
+    vectors = fill(collection, 170)
+    collection.delete(range(0, 170, 17))
+    rows, drawn = collection.sample(n, 5)
+    assert (np.diff(rows) > 0).all()
+    assert len(rows) == len(drawn) == min(n, 160)
+    alive = {i for i in range(170) if i % 17}
+    assert set(rows.tolist()) <= alive
+    np.testing.assert_array_equal(drawn, vectors[rows])
+    again, other = collection.sample(n, 5)[0], collection.sample(n, 6)[0]
+    np.testing.assert_array_equal(rows, again)
+    if n < 160:
+        assert not np.array_equal(rows, other)
+        counts = sum(np.isin(np.arange(170), collection.sample(n, seed)[0]).astype(int) for seed in range(300))
+        assert counts[sorted(alive)].min() > 0.5 * 300 * n / 160
+        assert (counts[:170:17] == 0).all()
