@@ -18,9 +18,6 @@ Floats = NDArray[np.float32]
 Setting = dict[str, int | float | bool]
 Ask = Callable[[Floats], Sequence[int] | NDArray[np.int64]]  # (d,) -> ids, best first
 
-GRAPH_LINKS, GRAPH_WIDTH = 16, 128  # M and efConstruction of every graph, unless its name says otherwise
-WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # ef of graphs
-FILTERED_WIDTHS = (16, 48, 128, 384)  # the same where a filter makes each dear
 BLOCK = 20_000  # points that are read and given to an engine at once
 SECONDS = 10.0  # between lines of progress
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import chromadb
 from chromadb.config import Settings
 
-from benchmarks.peers.engine import GRAPH_LINKS, GRAPH_WIDTH, Ask, Clock, Engine, Floats, Points, Setting, grid
+from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
+from benchmarks.peers.graph import GRAPH_LINKS, GRAPH_WIDTH
 
 NAME = "points"
 BATCH = 5_000  # it takes 5,461
