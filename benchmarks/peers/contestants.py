@@ -18,12 +18,14 @@ class Contestant:
     module, cls : where its adapter is, below `benchmarks.peers.engines`.
     options : arguments of the adapter, beside the number of threads.
     usual : whether it takes part without being named.
+    over_http : whether it is a server, which is compared with servers only.
     """
 
     module: str
     cls: str
     options: Mapping[str, object] = field(default_factory=dict)
     usual: bool = True
+    over_http: bool = False
 
     def load(self, threads: int) -> Engine:
         """Import the library and make the adapter. Raises ImportError where it is not installed."""
@@ -60,6 +62,8 @@ CONTESTANTS = {
     "faiss-ivf-rabitq-1": Contestant("faiss_lists", "FaissLists", {"bits": 1}),
     "faiss-ivf-rabitq-4": Contestant("faiss_lists", "FaissLists", {"bits": 4}),
     "chromadb": Contestant("chroma", "ChromaCollection"),
+    "bitfold-http": Contestant("bitfold_http", "BitfoldServer", {"bits": 1}, over_http=True),
+    "chroma-http": Contestant("chroma_http", "ChromaServer", over_http=True),
 }
 
 

@@ -19,6 +19,7 @@ COLOURS = {
     "hnswlib": GREY,
     "faiss": ORANGE,
     "chromadb": RED,
+    "chroma": RED,
 }
 MARKS = ("o", "s", "^", "D", "v", "X", "P", "*")
 LEAST_RECALL = 0.85

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import chromadb
+from chromadb.api import ClientAPI
 from chromadb.config import Settings
 
 from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
@@ -15,33 +16,33 @@ BATCH = 5_000  # it takes 5,461
 EF = (10, 16, 32, 64, 128, 256, 512)
 
 
+def fill(client: ClientAPI, points: Points, threads: int) -> None:
+    """Add all points in batches; each is in the graph when its call returns, but for the newest, which are scanned."""
+    graph = {"space": "ip", "max_neighbors": GRAPH_LINKS, "ef_construction": GRAPH_WIDTH, "num_threads": threads}
+    collection = client.create_collection(NAME, configuration={"hnsw": graph}, embedding_function=None)
+    for start, vectors in points.blocks(BATCH):
+        end = start + len(vectors)
+        collection.add(
+            ids=[str(i) for i in range(start, end)],
+            embeddings=vectors,
+            metadatas=[{"bucket": int(bucket)} for bucket in points.buckets[start:end]],
+        )
+    collection.query(query_embeddings=[points.vectors[0]], n_results=1, include=[])
+
+
 class ChromaCollection(Engine):
     """A collection of a persistent client."""
 
     packages = ("chromadb",)
 
-    def _client(self) -> chromadb.ClientAPI:
+    def _client(self) -> ClientAPI:
         return chromadb.PersistentClient(str(self._folder), settings=Settings(anonymized_telemetry=False))
 
     def build(self, points: Points, folder: Path, clock: Clock) -> None:
-        """Add in batches; each is in the graph when the call returns, but for the newest, which are scanned."""
+        """See `fill`."""
         self._folder = folder
-        graph = {
-            "space": "ip",
-            "max_neighbors": GRAPH_LINKS,
-            "ef_construction": GRAPH_WIDTH,
-            "num_threads": self.threads,
-        }
         client = self._client()
-        collection = client.create_collection(NAME, configuration={"hnsw": graph}, embedding_function=None)
-        for start, vectors in points.blocks(BATCH):
-            end = start + len(vectors)
-            collection.add(
-                ids=[str(i) for i in range(start, end)],
-                embeddings=vectors,
-                metadatas=[{"bucket": int(bucket)} for bucket in points.buckets[start:end]],
-            )
-        collection.query(query_embeddings=[points.vectors[0]], n_results=1, include=[])
+        fill(client, points, self.threads)
         clock.searchable()
         client.close()
 
