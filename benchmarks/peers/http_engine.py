@@ -1,8 +1,8 @@
 """A contestant behind HTTP: its server in a process of its own, asked over one connection that is kept alive.
 
 Every server is asked in the same way, so that the client costs all the same: a body of JSON that orjson writes straight
-from the query, sent with httpx, the answer read with orjson. Vendors' own clients are used for nothing that is timed in
-a search. Server and client share the cores, one in a search: what a query costs is what both need together.
+from the query, sent with httpx, the answer read with orjson. Vendors' own clients take no part.
+Server and client share the cores, one in a search: what a query costs is what both need together.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import chromadb
-from chromadb.api import ClientAPI
 from chromadb.config import Settings
 
 from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
@@ -16,18 +16,9 @@ BATCH = 5_000  # it takes 5,461
 EF = (10, 16, 32, 64, 128, 256, 512)
 
 
-def fill(client: ClientAPI, points: Points, threads: int) -> None:
-    """Add all points in batches; each is in the graph when its call returns, but for the newest, which are scanned."""
-    graph = {"space": "ip", "max_neighbors": GRAPH_LINKS, "ef_construction": GRAPH_WIDTH, "num_threads": threads}
-    collection = client.create_collection(NAME, configuration={"hnsw": graph}, embedding_function=None)
-    for start, vectors in points.blocks(BATCH):
-        end = start + len(vectors)
-        collection.add(
-            ids=[str(i) for i in range(start, end)],
-            embeddings=vectors,
-            metadatas=[{"bucket": int(bucket)} for bucket in points.buckets[start:end]],
-        )
-    collection.query(query_embeddings=[points.vectors[0]], n_results=1, include=[])
+def graph(threads: int) -> dict[str, Any]:
+    """Return how the graph is built."""
+    return {"space": "ip", "max_neighbors": GRAPH_LINKS, "ef_construction": GRAPH_WIDTH, "num_threads": threads}
 
 
 class ChromaCollection(Engine):
@@ -35,14 +26,24 @@ class ChromaCollection(Engine):
 
     packages = ("chromadb",)
 
-    def _client(self) -> ClientAPI:
+    def _client(self) -> Any:  # noqa: ANN401 - the library's type of a client has no `close`
         return chromadb.PersistentClient(str(self._folder), settings=Settings(anonymized_telemetry=False))
 
     def build(self, points: Points, folder: Path, clock: Clock) -> None:
-        """See `fill`."""
+        """Add in batches; each is in the graph when the call returns, but for the newest, which are scanned."""
         self._folder = folder
         client = self._client()
-        fill(client, points, self.threads)
+        collection = client.create_collection(
+            NAME, configuration={"hnsw": graph(self.threads)}, embedding_function=None
+        )
+        for start, vectors in points.blocks(BATCH):
+            end = start + len(vectors)
+            collection.add(
+                ids=[str(i) for i in range(start, end)],
+                embeddings=vectors,
+                metadatas=[{"bucket": int(bucket)} for bucket in points.buckets[start:end]],
+            )
+        collection.query(query_embeddings=[points.vectors[0]], n_results=1, include=[])
         clock.searchable()
         client.close()
 

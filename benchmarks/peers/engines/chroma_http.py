@@ -1,15 +1,13 @@
-"""Chroma's server (`chroma run`) over HTTP: filled with its own client, asked by its query route."""
+"""Chroma's server (`chroma run`) over HTTP: filled and asked by its own routes."""
 
 from __future__ import annotations
 
+import base64
 import sys
 from pathlib import Path
 
-import chromadb
-from chromadb.config import Settings
-
 from benchmarks.peers.engine import Ask, Clock, Floats, Points, Setting, grid
-from benchmarks.peers.engines.chroma import EF, NAME, fill
+from benchmarks.peers.engines.chroma import BATCH, EF, NAME, graph
 from benchmarks.peers.http_engine import HttpEngine
 
 # `chroma` on the path may belong to another Python.
@@ -31,12 +29,20 @@ class ChromaServer(HttpEngine):
         return [*program, "--port", str(port)], {"RUST_LOG": "error", "ANONYMIZED_TELEMETRY": "False"}
 
     def build(self, points: Points, folder: Path, clock: Clock) -> None:
-        """Add in batches, as in process."""
+        """Add in batches, as in process; vectors travel as base64, as Chroma's own client sends them."""
         del folder
-        client = chromadb.HttpClient("127.0.0.1", self.server.port, settings=Settings(anonymized_telemetry=False))
-        fill(client, points, self.threads)
+        made = self.call("POST", COLLECTIONS, {"name": NAME, "configuration": {"hnsw": graph(self.threads)}})
+        for start, vectors in points.blocks(BATCH):
+            end = start + len(vectors)
+            batch = {
+                "ids": [str(i) for i in range(start, end)],
+                "embeddings": [base64.b64encode(vector.tobytes()).decode() for vector in vectors],
+                "metadatas": [{"bucket": int(bucket)} for bucket in points.buckets[start:end]],
+            }
+            self.call("POST", f"{COLLECTIONS}/{made['id']}/add", batch)
+        first = {"query_embeddings": points.vectors[:1].tolist(), "n_results": 1, "include": []}
+        self.call("POST", f"{COLLECTIONS}/{made['id']}/query", first)
         clock.searchable()
-        client.close()
 
     def open(self, points: Points, folder: Path) -> None:
         """Serve what was built; each setting serves it anew."""
