@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from benchmarks.compression.results import Results
 from benchmarks.peers import __main__ as command
+from benchmarks.peers import plots
 from benchmarks.peers.child import KEYS
 from benchmarks.peers.collecting import collect
 from benchmarks.peers.datasets import BUCKETS, SHARES, load, real, recall
@@ -57,6 +60,18 @@ def test_the_best_setting_is_the_fastest_that_reaches_a_recall():
     assert turn.best(0.5, 0.5) is None
     assert turn.highest(1.0).recall == 0.99
     assert [one.recall for one in turn.curve()] == [0.9, 0.97, 0.99]
+
+
+@pytest.mark.parametrize("rates", [(3, 21_000), (180, 900), (90, 220), (1010, 1090)])
+def test_ticks_are_plain_numbers(tmp_path, rates):
+    pytest.importorskip("matplotlib")
+    turn = Turn("x", {}, {}, {1.0: [asked(0.99, rates[0]), asked(0.9, rates[1])]})
+    assert plots.curves([turn], tmp_path / "a.svg")
+    drawn = ElementTree.parse(tmp_path / "a.svg").iter("{http://www.w3.org/2000/svg}text")
+    labels = ["".join(one.itertext()) for one in drawn]
+    ticks = [label for label in labels if any(map(str.isdigit, label)) and label != "recall@10"]
+    assert all(re.fullmatch(r"0\.\d\d|1\.00|\d{1,3}(,\d{3})*", tick) for tick in ticks), ticks
+    assert sum(not re.fullmatch(r"[01]\.\d\d", tick) for tick in ticks) >= 3
 
 
 def test_settings_are_all_combinations():

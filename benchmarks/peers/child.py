@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from benchmarks.compression.results import Results, Row
 from benchmarks.peers.contestants import CONTESTANTS
 from benchmarks.peers.datasets import DEPTH, SHARES, DataSet, below, load, recall
 from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Setting, label
-from benchmarks.peers.memory import on_disk, resident, settle
+from benchmarks.peers.memory import Memory, on_disk, peak, resident
 
 NOT_INSTALLED = 3  # exit status
 KEYS = ("dataset", "contestant", "run", "kind", "setting", "share")
@@ -80,13 +80,13 @@ def build(task: Task, engine: Engine, data: DataSet) -> None:
     """Build, and note how long it took and what it left."""
     shutil.rmtree(task.folder, ignore_errors=True)
     task.folder.mkdir(parents=True)
-    settle()
-    before = resident(engine.process(), [str(data.points.path), *engine.float_paths])
+    engine.start(task.folder)
+    before = held(engine, data)
     clock = Clock()
     engine.build(data.points, task.folder, clock)
-    seconds = clock.seconds()
-    settle()
-    after = resident(engine.process(), [str(data.points.path), *engine.float_paths])
+    seconds = clock.seconds() if clock.last is None else clock.last
+    memory, most = held(engine, data) - before, peak(engine.processes())
+    engine.stop()
     disk = on_disk(task.folder) + (data.points.vectors.nbytes if engine.reads_source else 0)
     row = {
         "points": len(data.points),
@@ -94,8 +94,8 @@ def build(task: Task, engine: Engine, data: DataSet) -> None:
         "searchable": clock.first,
         "optimized": seconds,
         "disk": disk,
-        "memory": (after - before).row(),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory": memory.row(),
+        "peak": most,
         "versions": {name: version(name) for name in engine.packages},
         "machine": machine(),
     }
@@ -106,22 +106,27 @@ def build(task: Task, engine: Engine, data: DataSet) -> None:
 def search(task: Task, engine: Engine, data: DataSet, results: Results) -> None:
     """Open and sweep. The line of memory, after the sweep without filters, comes last: the contestant is done."""
     results.add(task.row("build", **json.loads(task.built.read_text())))
-    floats = [str(data.points.path), *engine.float_paths]
-    settle()
-    before = resident(engine.process(), floats)
+    with tempfile.TemporaryDirectory() as empty:
+        engine.start(Path(empty))
+        before = held(engine, data)
+        engine.stop()
     began = time.perf_counter()
     engine.open(data.points, task.folder)
     opened = time.perf_counter() - began
     sweep(task, engine, data, results, 1.0)
-    settle()
-    memory = (resident(engine.process(), floats) - before).row()
+    memory: Row = (held(engine, data) - before).row()
     print("  memory: " + ", ".join(f"{name} {value / 1e6:,.0f} MB" for name, value in memory.items()), flush=True)
     for share in SHARES[1:] if engine.filters else ():
         sweep(task, engine, data, results, share)
-    settle()
-    at_end = (resident(engine.process(), floats) - before).row()
+    at_end = (held(engine, data) - before).row()
     engine.close()
     results.add(task.row("memory", opened=opened, filters=engine.filters, at_end=at_end, **memory))
+
+
+def held(engine: Engine, data: DataSet) -> Memory:
+    """Return the memory of a contestant as it is now."""
+    engine.settle()
+    return resident(engine.processes(), [str(data.points.path), *engine.float_paths])
 
 
 def sweep(task: Task, engine: Engine, data: DataSet, results: Results, share: float) -> None:
@@ -191,10 +196,13 @@ def main() -> None:
     data = load(task.work, task.dataset)
     if task.queries:
         data = data.first_queries(task.queries)
-    if task.stage == "build":
-        build(task, engine, data)
-    else:
-        search(task, engine, data, Results(task.work / "results.jsonl", KEYS))
+    try:
+        if task.stage == "build":
+            build(task, engine, data)
+        else:
+            search(task, engine, data, Results(task.work / "results.jsonl", KEYS))
+    finally:
+        engine.stop()
 
 
 if __name__ == "__main__":

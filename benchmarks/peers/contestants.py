@@ -18,12 +18,14 @@ class Contestant:
     module, cls : where its adapter is, below `benchmarks.peers.engines`.
     options : arguments of the adapter, beside the number of threads.
     usual : whether it takes part without being named.
+    over_http : whether it is a server, which is compared with servers only.
     """
 
     module: str
     cls: str
     options: Mapping[str, object] = field(default_factory=dict)
     usual: bool = True
+    over_http: bool = False
 
     def load(self, threads: int) -> Engine:
         """Import the library and make the adapter. Raises ImportError where it is not installed."""
@@ -40,6 +42,7 @@ CONTESTANTS = {
     "bitfold-1": Contestant("bitfold", "BitfoldStore", {"bits": 1}),
     "bitfold-2": Contestant("bitfold", "BitfoldStore", {"bits": 2}, usual=False),
     "bitfold-4": Contestant("bitfold", "BitfoldStore", {"bits": 4}),
+    "bitfold-graph": Contestant("bitfold", "BitfoldStore", {"bits": 4, "index": "graph"}, usual=False),
     "qdrant-float": _qdrant("none"),
     "qdrant-bq-1": _qdrant("binary", "OneBit"),
     "qdrant-bq-2": _qdrant("binary", "TwoBits"),
@@ -59,6 +62,8 @@ CONTESTANTS = {
     "faiss-ivf-rabitq-1": Contestant("faiss_lists", "FaissLists", {"bits": 1}),
     "faiss-ivf-rabitq-4": Contestant("faiss_lists", "FaissLists", {"bits": 4}),
     "chromadb": Contestant("chroma", "ChromaCollection"),
+    "bitfold-http": Contestant("bitfold_http", "BitfoldServer", {"bits": 1}, over_http=True),
+    "chroma-http": Contestant("chroma_http", "ChromaServer", over_http=True),
 }
 
 

@@ -14,13 +14,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.peers.memory import settle
+
 Floats = NDArray[np.float32]
 Setting = dict[str, int | float | bool]
 Ask = Callable[[Floats], Sequence[int] | NDArray[np.int64]]  # (d,) -> ids, best first
 
-GRAPH_LINKS, GRAPH_WIDTH = 16, 128  # M and efConstruction of every graph, unless its name says otherwise
-WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # ef of graphs
-FILTERED_WIDTHS = (16, 48, 128, 384)  # the same where a filter makes each dear
 BLOCK = 20_000  # points that are read and given to an engine at once
 SECONDS = 10.0  # between lines of progress
 
@@ -71,10 +70,15 @@ class Clock:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self.first: float | None = None
+        self.last: float | None = None
 
     def searchable(self) -> None:
         """Note that all points can be found now, however slowly."""
         self.first = self.seconds()
+
+    def optimized(self, ago: float) -> None:
+        """Note that it has been as fast as it gets for so many seconds; if not called, that is when `build` returns."""
+        self.last = self.seconds() - ago
 
     def seconds(self) -> float:
         """Return seconds since the beginning."""
@@ -124,9 +128,19 @@ class Engine(ABC):
         """Return what is swept under filters."""
         return self.settings()
 
-    def process(self) -> int:
-        """Return the process whose memory counts: an engine behind HTTP has another one."""
-        return os.getpid()
+    def start(self, folder: Path) -> None:  # noqa: B027 - most run in this process
+        """Start the process whose memory counts, if it is another one, over an empty folder; `build` comes after it."""
+
+    def stop(self) -> None:  # noqa: B027
+        """End that process, if there is one."""
+
+    def processes(self) -> list[int]:
+        """Return the ids of the processes whose memory counts: an engine behind HTTP has others than this one."""
+        return [os.getpid()]
+
+    def settle(self) -> None:
+        """Have free memory given back, so that what a build or an import left is not counted."""
+        settle()
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Give back what `open` took."""

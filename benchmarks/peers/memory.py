@@ -1,4 +1,4 @@
-"""What a process holds in memory: its own pages, pages of index files, and pages of full-precision vectors."""
+"""What processes hold in memory: its own pages, pages of index files, and pages of full-precision vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Memory:
 
     Attributes
     ----------
-    anonymous : the process's own (RssAnon), what the system cannot take back.
+    anonymous : the processes' own (RssAnon), what the system cannot take back.
     files : mapped files, but for libraries and full-precision vectors: codes, graphs, payloads.
     floats : mapped files of full-precision vectors.
     """
@@ -43,14 +43,14 @@ def settle() -> None:
         libc.malloc_trim(0)
 
 
-def resident(pid: int, float_paths: Sequence[str]) -> Memory:
-    """Read the memory of a process.
+def resident(pids: Sequence[int], float_paths: Sequence[str]) -> Memory:
+    """Read the memory of some processes together.
 
     float_paths : parts of paths of files that hold full-precision vectors.
     """
     sums, path = {"anonymous": 0, "files": 0, "floats": 0}, ""
     resident_kib = 0
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+    for line in (line for pid in pids for line in Path(f"/proc/{pid}/smaps").read_text().splitlines()):
         key, *values = line.split()
         if not key.endswith(":"):
             path = " ".join(values[4:])
@@ -63,6 +63,12 @@ def resident(pid: int, float_paths: Sequence[str]) -> Memory:
                 kind = "floats" if any(part in path for part in float_paths) else "files"
                 sums[kind] += (resident_kib - own) * 1024
     return Memory(**sums)
+
+
+def peak(pids: Sequence[int]) -> int:
+    """Return the most bytes that each process ever held, summed; mapped files are in it."""
+    lines = (line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def on_disk(folder: Path) -> int:

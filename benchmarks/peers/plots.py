@@ -19,6 +19,7 @@ COLOURS = {
     "hnswlib": GREY,
     "faiss": ORANGE,
     "chromadb": RED,
+    "chroma": RED,
 }
 MARKS = ("o", "s", "^", "D", "v", "X", "P", "*")
 LEAST_RECALL = 0.85
@@ -60,8 +61,9 @@ def _draw(turns: Sequence[Turn], shares: Sequence[float], path: Path, size: tupl
     for axis in axes.ravel():
         handles |= {text: line for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     if handles:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "frameon": False}
-        figure.legend(list(handles.values()), list(handles), **place)
+        figure.legend(
+            list(handles.values()), list(handles), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, frameon=False
+        )
         figure.tight_layout()
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -86,9 +88,19 @@ def _panel(axis: Any, turns: Sequence[Turn], share: float) -> None:  # noqa: ANN
             )
     axis.set_yscale("log")
     axis.set_xlim(LEAST_RECALL, 1.002)
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    _plain_ticks(axis.yaxis)
     axis.grid(visible=True, which="both", alpha=0.3)
     axis.set_xlabel("recall@10")
     axis.set_ylabel("queries a second, one core")
     if share != 1:
         axis.set_title(f"{share:.1%} of the points pass the filter")
+
+
+def _plain_ticks(axis: Any) -> None:  # noqa: ANN401
+    """Label a logarithmic axis with whole numbers only, and with several of them however little of it is shown."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 8 * low else MaxNLocator(6, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -45,6 +45,11 @@ class Turn:
     memory: Row
     asked: dict[float, list[Asked]]
 
+    @property
+    def over_http(self) -> bool:
+        """Say whether it is a server, which is compared with servers only."""
+        return CONTESTANTS[self.name].over_http
+
     def best(self, least_recall: float, share: float = 1.0) -> Asked | None:
         """Return the fastest setting of at least some recall, None where no setting reaches it."""
         reached = [one for one in self.asked.get(share, []) if one.recall >= least_recall]

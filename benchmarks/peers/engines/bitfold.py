@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
 from index import maintenance
 from index.code_index import set_threads
 from index.collection import Collection
 from index.filters import parse_filter
+from index.ids import PointId
 from index.indexing import fill, index_field, save_fields
 from index.options import StoreOptions
 from index.paths import parse_path
@@ -28,14 +30,20 @@ def _index_buckets(collection: Collection) -> None:
 
 
 class BitfoldStore(Engine):
-    """A collection with so many bits a dimension and an index on the filtered field."""
+    """A collection with an index on the filtered field.
+
+    Parameters
+    ----------
+    bits : of codes, a dimension.
+    index : how codes are searched, `lists` or `graph`; None: as a collection does by itself.
+    """
 
     packages = ("faiss-cpu", "numpy")
     float_paths = ("/vectors/",)
 
-    def __init__(self, threads: int, *, bits: int) -> None:
+    def __init__(self, threads: int, *, bits: int, index: str | None = None) -> None:
         super().__init__(threads)
-        self._bits = bits
+        self._codes: dict[str, Any] = {"bits": bits} if index is None else {"bits": bits, "index": index}
 
     def _store(self, folder: Path) -> Store:
         set_threads(self.threads)
@@ -44,9 +52,9 @@ class BitfoldStore(Engine):
     def build(self, points: Points, folder: Path, clock: Clock) -> None:
         """Load in batches, each durable; upkeep runs between them as it would in its thread."""
         store = self._store(folder)
-        collection = store.create(NAME, CollectionConfig(points.vectors.shape[1], "Cosine", bits=self._bits))
+        collection = store.create(NAME, CollectionConfig(points.vectors.shape[1], "Cosine", **self._codes))
         for start, vectors in points.blocks(BATCH):
-            ids = list(range(start, start + len(vectors)))
+            ids: list[PointId] = list(range(start, start + len(vectors)))
             payloads = [b'{"bucket":%d}' % bucket for bucket in points.buckets[start : start + len(vectors)]]
             collection.upsert(Batch(ids, vectors, payloads, [None] * len(ids), [bytes(16)] * len(ids)))
             maintenance.step(collection, idle=False)
@@ -69,14 +77,14 @@ class BitfoldStore(Engine):
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`; codes are used at any size."""
-        collection, params = self._collection, SearchParams(exact=False, **setting)
+        collection, params = self._collection, SearchParams(exact=False, target_recall=setting["target_recall"])
         tree = None
         if below is not None:
             tree = parse_filter({"must": [{"key": "bucket", "range": {"lt": below}}]})
 
         def ask(query: Floats) -> list[int]:
             result = collection.search(query[None], k, filter=tree, params=params, with_payload=False)[0]
-            return [hit.id for hit in result.hits]
+            return [int(hit.id) for hit in result.hits]
 
         return ask
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import chromadb
 from chromadb.config import Settings
 
-from benchmarks.peers.engine import GRAPH_LINKS, GRAPH_WIDTH, Ask, Clock, Engine, Floats, Points, Setting, grid
+from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
+from benchmarks.peers.graph import GRAPH_LINKS, GRAPH_WIDTH
 
 NAME = "points"
 BATCH = 5_000  # it takes 5,461
 EF = (10, 16, 32, 64, 128, 256, 512)
+
+
+def graph(threads: int) -> dict[str, Any]:
+    """Return how the graph is built."""
+    return {"space": "ip", "max_neighbors": GRAPH_LINKS, "ef_construction": GRAPH_WIDTH, "num_threads": threads}
 
 
 class ChromaCollection(Engine):
@@ -19,20 +26,16 @@ class ChromaCollection(Engine):
 
     packages = ("chromadb",)
 
-    def _client(self) -> chromadb.ClientAPI:
+    def _client(self) -> Any:  # noqa: ANN401 - the library's type of a client has no `close`
         return chromadb.PersistentClient(str(self._folder), settings=Settings(anonymized_telemetry=False))
 
     def build(self, points: Points, folder: Path, clock: Clock) -> None:
         """Add in batches; each is in the graph when the call returns, but for the newest, which are scanned."""
         self._folder = folder
-        graph = {
-            "space": "ip",
-            "max_neighbors": GRAPH_LINKS,
-            "ef_construction": GRAPH_WIDTH,
-            "num_threads": self.threads,
-        }
         client = self._client()
-        collection = client.create_collection(NAME, configuration={"hnsw": graph}, embedding_function=None)
+        collection = client.create_collection(
+            NAME, configuration={"hnsw": graph(self.threads)}, embedding_function=None
+        )
         for start, vectors in points.blocks(BATCH):
             end = start + len(vectors)
             collection.add(

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import faiss
 import numpy as np
 
-from benchmarks.peers.engine import (
-    FILTERED_WIDTHS,
-    GRAPH_LINKS,
-    GRAPH_WIDTH,
-    WIDTHS,
-    Ask,
-    Clock,
-    Engine,
-    Floats,
-    Points,
-    Setting,
-    grid,
-)
+from benchmarks.peers.engine import Ask, Floats, Points, Setting
+from benchmarks.peers.engines.faiss_file import FaissFile, selector
+from benchmarks.peers.graph import GRAPH_LINKS, GRAPH_WIDTH, GraphEngine
 
-FILE = "graph.faiss"
 SAMPLE = 50_000
 
 
-def selector(buckets: np.ndarray, below: int) -> faiss.IDSelector:
-    """Return the points whose bucket is below a number, as FAISS takes them."""
-    return faiss.IDSelectorBitmap(np.packbits(buckets < below, bitorder="little"))
-
-
-class FaissGraph(Engine):
+class FaissGraph(FaissFile, GraphEngine):
     """A graph of FAISS; a filter is worked out for each query, as there is nothing that would remember it.
 
     Parameters
@@ -38,36 +20,20 @@ class FaissGraph(Engine):
     storage : what the graph lies over, as in FAISS's factory: `Flat` or `SQ8`.
     """
 
-    packages = ("faiss-cpu",)
+    file = "graph.faiss"
 
     def __init__(self, threads: int, *, storage: str, links: int = GRAPH_LINKS) -> None:
         super().__init__(threads)
         self._storage, self._links = storage, links
-        faiss.omp_set_num_threads(threads)
 
-    def build(self, points: Points, folder: Path, clock: Clock) -> None:
-        """Add to the graph; every point can be found at once."""
+    def trained(self, points: Points) -> faiss.Index:
+        """Return an empty graph; what it lies over is trained if it needs that."""
         # Unit vectors: nearest by distance is nearest by product.
         index = faiss.index_factory(points.vectors.shape[1], f"HNSW{self._links}_{self._storage}", faiss.METRIC_L2)
         index.hnsw.efConstruction = GRAPH_WIDTH
         if not index.is_trained:
             index.train(points.sample(SAMPLE))
-        for _, vectors in points.blocks():
-            index.add(vectors)
-        clock.searchable()
-        faiss.write_index(index, str(folder / FILE))
-
-    def open(self, points: Points, folder: Path) -> None:
-        """Read the graph."""
-        self._points, self._index = points, faiss.read_index(str(folder / FILE))
-
-    def settings(self) -> list[Setting]:
-        """Sweep ef."""
-        return grid(ef=WIDTHS)
-
-    def filtered_settings(self) -> list[Setting]:
-        """Sweep fewer."""
-        return grid(ef=FILTERED_WIDTHS)
+        return index
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`."""

@@ -9,42 +9,37 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
-from benchmarks.peers.engines.faiss_graph import selector
+from benchmarks.peers.engine import Ask, Floats, Points, Setting, grid
+from benchmarks.peers.engines.faiss_file import FaissFile, selector
 
-FILE = "lists.faiss"
 ROWS_A_LIST = 64  # that k-means sees
 LISTS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.16, 0.25)  # shares of all lists
 FILTERED_LISTS = (0.02, 0.06, 0.16, 0.4)  # the same under a filter, which leaves fewer points in each
 RESCORE = {1: (50, 100, 200), 4: (0, 20, 50)}  # vectors read, by bits; 0: none
 
 
-class FaissLists(Engine):
+class FaissLists(FaissFile):
     """Randomly rotated vectors in four times the root of n lists, as FAISS's guide has it, with so many bits."""
 
-    packages = ("faiss-cpu",)
+    file = "lists.faiss"
     reads_source = True
 
     def __init__(self, threads: int, *, bits: int) -> None:
         super().__init__(threads)
         self._bits = bits
-        faiss.omp_set_num_threads(threads)
 
-    def build(self, points: Points, folder: Path, clock: Clock) -> None:
-        """Train and add; every point can be found at once."""
+    def trained(self, points: Points) -> faiss.Index:
+        """Return empty lists around centroids of a sample."""
         d, lists = points.vectors.shape[1], round(4 * math.sqrt(len(points)))
         form = f"RR{d},IVF{lists},RaBitQfs{self._bits if self._bits > 1 else ''}"
         index = faiss.index_factory(d, form, faiss.METRIC_INNER_PRODUCT)
         faiss.extract_index_ivf(index).cp.min_points_per_centroid = 1
         index.train(points.sample(ROWS_A_LIST * lists))
-        for _, vectors in points.blocks():
-            index.add(vectors)
-        clock.searchable()
-        faiss.write_index(index, str(folder / FILE))
+        return index
 
     def open(self, points: Points, folder: Path) -> None:
-        """Read the lists."""
-        self._points, self._index = points, faiss.read_index(str(folder / FILE))
+        """Read the lists, and how many there are."""
+        super().open(points, folder)
         self._lists = faiss.extract_index_ivf(self._index).nlist
 
     def settings(self) -> list[Setting]:

@@ -7,24 +7,13 @@ from pathlib import Path
 import hnswlib
 import numpy as np
 
-from benchmarks.peers.engine import (
-    FILTERED_WIDTHS,
-    GRAPH_LINKS,
-    GRAPH_WIDTH,
-    WIDTHS,
-    Ask,
-    Clock,
-    Engine,
-    Floats,
-    Points,
-    Setting,
-    grid,
-)
+from benchmarks.peers.engine import Ask, Clock, Floats, Points, Setting
+from benchmarks.peers.graph import GRAPH_LINKS, GRAPH_WIDTH, GraphEngine
 
 FILE = "graph.hnsw"
 
 
-class HnswlibGraph(Engine):
+class HnswlibGraph(GraphEngine):
     """A graph of hnswlib; a filter is worked out for each query and then asked about every point that is met."""
 
     packages = ("hnswlib",)
@@ -47,14 +36,6 @@ class HnswlibGraph(Engine):
         self._points = points
         self._index = hnswlib.Index(space="ip", dim=points.vectors.shape[1])
         self._index.load_index(str(folder / FILE))
-
-    def settings(self) -> list[Setting]:
-        """Sweep ef."""
-        return grid(ef=WIDTHS)
-
-    def filtered_settings(self) -> list[Setting]:
-        """Sweep fewer."""
-        return grid(ef=FILTERED_WIDTHS)
 
     def asker(self, setting: Setting, k: int, below: int | None) -> Ask:
         """See `Engine`."""

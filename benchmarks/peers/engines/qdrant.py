@@ -6,7 +6,8 @@ from pathlib import Path
 
 import qdrant_edge as q
 
-from benchmarks.peers.engine import GRAPH_LINKS, GRAPH_WIDTH, Ask, Clock, Engine, Floats, Points, Setting, grid
+from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
+from benchmarks.peers.graph import GRAPH_LINKS, GRAPH_WIDTH
 
 BATCH = 2_000
 EF = (16, 32, 48, 64, 96, 128, 192, 256)

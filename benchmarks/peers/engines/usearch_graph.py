@@ -7,18 +7,8 @@ from pathlib import Path
 import numpy as np
 from usearch.index import Index
 
-from benchmarks.peers.engine import (
-    GRAPH_LINKS,
-    GRAPH_WIDTH,
-    WIDTHS,
-    Ask,
-    Clock,
-    Engine,
-    Floats,
-    Points,
-    Setting,
-    grid,
-)
+from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
+from benchmarks.peers.graph import GRAPH_LINKS, GRAPH_WIDTH, WIDTHS
 
 SAMPLE = 50_000
 FILE, MEAN = "graph.usearch", "mean.npy"
