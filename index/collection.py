@@ -34,6 +34,7 @@ from index.fields.bitmaps import bitmap_of
 from index.fields.indexes import Changes, PayloadIndexes
 from index.filters import Filter
 from index.funnel import search_codes
+from index.graph import BITS as GRAPH_BITS
 from index.graph_building import GraphBuilding
 from index.ids import PointId
 from index.info import describe
@@ -263,6 +264,12 @@ class Collection:
             )
         if binarizer.bits not in BITS:
             raise InvalidInput(f"{binarizer.bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
+        if self.config.index == "graph" and binarizer.bits != GRAPH_BITS:
+            raise InvalidInput(
+                f"the collection has a graph, over codes of {GRAPH_BITS} bits a dimension, not {binarizer.bits}",
+                param="bits",
+                hint=f"train one of {GRAPH_BITS} bits",
+            )
         data = binarizer.to_bytes()
         version = 0
 

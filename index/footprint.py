@@ -53,20 +53,26 @@ class Footprint:
     disk: dict[str, int]
 
 
-def footprint(collection: Collection) -> Footprint:
-    """Count the bytes of a collection as it is."""
+def memory_of(collection: Collection) -> dict[str, int]:
+    """Count the bytes that a collection takes in memory, by part; with many terms in payload indexes, slowly."""
     view = collection.view
     parts = [segment.bytes_by_part() for segment in view.segments]
     names = ("codes", "ids", "links", "lists", "factors", "rows")
     memory = {name: sum(part.get(name, 0) for part in parts) for name in names}
-    memory["tail"] = view.tail.buffer.nbytes + view.tail.alive.nbytes
+    # What of the tail's buffer no vector has been written to, the system has not handed out yet.
+    memory["tail"] = view.tail.vectors.nbytes + view.tail.alive.nbytes
     memory["payload_indexes"] = collection.fields.memory_bytes()
     memory["filters"] = collection.selections.memory_bytes()
     memory["binarizers"] = sum(len(binarizer.to_bytes()) for binarizer in view.binarizers.values())
+    return memory
+
+
+def footprint(collection: Collection) -> Footprint:
+    """Count the bytes of a collection as it is."""
     folder = collection.folder
     disk = {name: folder_bytes(folder / name) for name in ("vectors", "codes")}
     disk |= {"record": collection.record.bytes_on_disk(), "payload_indexes": folder_bytes(folder / "fields")}
-    return Footprint(memory, disk)
+    return Footprint(memory_of(collection), disk)
 
 
 def foretell(

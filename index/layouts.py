@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from index.clustering import Clustering
 from index.collection import Collection
-from index.graph import BITS
 from index.graph_building import GraphBuilding
 from index.segment import Segment
 
@@ -32,8 +31,7 @@ def layout_piece(collection: Collection) -> bool:
 
 def _wanted(collection: Collection) -> Segment | None:
     config = collection.config
-    graph = config.index == "graph"
-    if not graph and not config.store_vectors:
+    if config.index == "lists" and not config.store_vectors:
         return None  # they are soon dropped, and lists are found from vectors
     fitting = [
         segment
@@ -41,7 +39,6 @@ def _wanted(collection: Collection) -> Segment | None:
         if segment.scanned_whole
         and segment.count >= collection.options.list_rows
         and segment.bands == 1  # several: norms differ, and every band must give candidates
-        and (segment.bits == BITS or not graph)
     ]
     return max(fitting, key=len, default=None)
 

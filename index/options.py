@@ -25,6 +25,7 @@ class StoreOptions:
     dead_share : share of dead rows in a vector file from which it is rewritten without them.
     idle_seconds : quiet time after which segments are merged further.
     recall_sample : share of live searches of codes that are run again exactly, to measure their recall.
+    memory_limit : bytes that all collections of a store may take in memory together (`footprint.memory_of`); None: any.
     background : run maintenance in a thread; without it, the caller runs `maintenance.step`.
     """
 
@@ -40,6 +41,7 @@ class StoreOptions:
     dead_share: float = 0.5
     idle_seconds: float = 5.0
     recall_sample: float = 0.0
+    memory_limit: int | None = None
     background: bool = True
 
     def for_dimension(self, dimension: int) -> StoreOptions:

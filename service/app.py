@@ -64,7 +64,7 @@ def create_app(settings: Settings, *, encoders: Encoders | None = None, options:
     Parameters
     ----------
     encoders : None offers what the settings name.
-    options : how collections work; None takes the defaults with the settings' `exact_below`.
+    options : how collections work; None takes the defaults with what the settings say.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _lifespan(
             )
             jobs = await asyncio.to_thread(_open_jobs, settings, engine, training)
             stack.push_async_callback(asyncio.to_thread, jobs.close)
-            metrics.watch(engine.catalog.sizes, jobs.counts, engine.encoding.counts)
+            metrics.watch(engine.catalog.sizes, jobs.counts, engine.encoding.counts, engine.room.memory)
             engine.start()
             loads = settings.max_concurrent_bulk
             waiting = min(settings.query_batch, settings.max_queued)
@@ -185,7 +185,12 @@ def _open_engine(settings: Settings, encoders: Encoders, options: StoreOptions |
             most_batch=settings.query_batch,
             at_once=settings.encoder_threads or usable_cores(),
         ),
-        options=options or StoreOptions(exact_below=settings.exact_below, recall_sample=settings.recall_sample),
+        options=options
+        or StoreOptions(
+            exact_below=settings.exact_below,
+            recall_sample=settings.recall_sample,
+            memory_limit=settings.memory_limit,
+        ),
         faiss_threads=settings.faiss_threads,
         searches_at_once=settings.search_threads,
     )

@@ -14,8 +14,10 @@ from typing import Any, Final, Literal
 
 from service.context import Services
 from service.ingest import Incoming, Outcome
+from service.load_size import Announced
 from service.ndjson import Block, LineError, LineSpec, LineSplitter, ParsedBlock
 from service.responses import ApiError
+from service.room import Expected
 
 MAX_REPORTED: Final = 100
 _PIECE: Final = 1 << 16  # bytes that are inflated at a time: about 0.2 ms of the event loop
@@ -140,17 +142,19 @@ async def load(
     chunks: AsyncIterator[bytes],
     encoding: Literal["identity", "gzip"],
     report: Report,
+    announced: Announced,
 ) -> None:
     """Load a stream of lines into a collection and fill in the report.
 
-    What the report counts as accepted is durable, also when this raises.
+    What the report counts as accepted is durable, also when this raises. Whether there is room is asked before the
+    first block, for as many points as are announced, and before each block, for its own.
 
     Raises
     ------
     ApiError, IndexingError, EngineError
         Nothing after the block at fault is written.
     """
-    loader = _Loader(service, name, report)
+    loader = _Loader(service, name, report, announced)
     try:
         async for piece in _plain(chunks, encoding):
             for block in loader.splitter.feed(piece):
@@ -163,7 +167,7 @@ async def load(
 
 
 class _Loader:
-    def __init__(self, service: Services, name: str, report: Report) -> None:
+    def __init__(self, service: Services, name: str, report: Report, announced: Announced) -> None:
         # Blocks are read for this collection: none of them may reach a later one of the same name.
         self._collection = service.engine.catalog.get(name)
         config = self._collection.config
@@ -171,6 +175,7 @@ class _Loader:
         self._service = service
         self._name = name
         self._report = report
+        self._announced: Announced | None = announced  # until the first block has told how long lines are
         self._committing: asyncio.Task[None] | None = None
         self._spec = LineSpec(
             kind="text" if config.attributes.get("encoder") else "vector",
@@ -193,7 +198,9 @@ class _Loader:
         self._report.refuse(refused)
         await self.settle()
         if parsed.ids:
-            self._committing = asyncio.create_task(self._commit(parsed))
+            expected = self._announced.expected(len(parsed.ids), len(block.data)) if self._announced else None
+            self._announced = None
+            self._committing = asyncio.create_task(self._commit(parsed, expected))
 
     async def settle(self) -> None:
         """Wait for the commit under way; raises what it raised."""
@@ -201,11 +208,11 @@ class _Loader:
         if committing is not None:
             await asyncio.shield(committing)
 
-    async def _commit(self, parsed: ParsedBlock) -> None:
+    async def _commit(self, parsed: ParsedBlock, expected: Expected | None) -> None:
         engine = self._service.engine
         incoming = Incoming(parsed.ids, parsed.texts, parsed.vectors, parsed.payloads, parsed.hashes)
         outcome = await self._service.bulk.run(
-            engine.upsert, self._name, incoming, skip_bad=True, same=self._collection
+            engine.upsert, self._name, incoming, skip_bad=True, same=self._collection, expected=expected
         )
         engine.catalog.count_load(self._name, durable=outcome.accepted, rejected=len(outcome.refused))
         self._count(parsed, outcome)

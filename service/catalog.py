@@ -164,6 +164,14 @@ class Catalog:
         """Return the names of all collections, damaged ones too."""
         return sorted({*self._store.names(), *self._store.damaged})
 
+    def opened(self) -> Iterator[Collection]:
+        """Yield the open collections by name; those dropped meanwhile are passed over."""
+        for name in self._store.names():
+            try:
+                yield self._store.get(name)
+            except IndexingError:
+                continue
+
     def damaged(self) -> dict[str, str]:
         """Return the collections that could not be opened, and why."""
         return dict(self._store.damaged)
@@ -266,11 +274,8 @@ class Catalog:
                 log.warning("the fold of collection %s was not recorded: %s", name, error)
 
     def _attributes(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for name in self._store.names():
-            try:
-                yield name, self._store.get(name).config.attributes
-            except IndexingError:
-                continue  # dropped meanwhile
+        for collection in self.opened():
+            yield collection.name, collection.config.attributes
 
     @staticmethod
     def _check_attributes(attributes: Mapping[str, Any]) -> None:

@@ -89,10 +89,12 @@ def _create(
 
 
 def _load(client: Client, collection: str, file: Path, fields: Fields, *, resume: bool) -> Tally:
-    from service.documents import estimate_count, read_documents
+    from service.documents import estimate_count, format_of, read_documents
     from service.upload import Checkpoint, Tally, upload
 
     total = estimate_count(file)
+    # A cell of a table may have many lines: of one, nobody knows how many documents it has before its end.
+    known = total if format_of(file) in ("ndjson", "parquet") else None
     info = client.info(collection)
     # A collection that was dropped and made again under its name has none of the documents.
     made = {"collection": collection, "created_at": info["created_at"]}
@@ -112,7 +114,7 @@ def _load(client: Client, collection: str, file: Path, fields: Fields, *, resume
             progress.update(task, completed=tally.sent, total=max(total, tally.sent))
 
         try:
-            upload(client, collection, remaining, tally=tally, on_progress=on_progress)
+            upload(client, collection, remaining, tally=tally, on_progress=on_progress, total=known)
         except BaseException:
             progress.stop()
             then = "continue" if saved else f"begin again ({checkpoint.path} cannot be written)"

@@ -108,12 +108,16 @@ class Client:
         """Delete a collection; return whether there was one."""
         return bool(self._result("DELETE", _path(collection)))
 
-    def bulk(self, collection: str, lines: Iterable[bytes]) -> dict[str, Any]:
-        """Send NDJSON lines (without newlines) as one stream and return the server's counts."""
+    def bulk(self, collection: str, lines: Iterable[bytes], points: int | None = None) -> dict[str, Any]:
+        """Send NDJSON lines (without newlines) as one stream and return the server's counts.
+
+        `points`: how many will come, in this request and in those that go on with the load; None: not known.
+        """
+        query = "" if points is None else f"?points={points}"
         return dict(
             self._result(
                 "POST",
-                f"{_path(collection)}/points/bulk",
+                f"{_path(collection)}/points/bulk{query}",
                 content=_chunks(lines),
                 headers={"content-type": "application/x-ndjson"},
             )

@@ -31,6 +31,7 @@ READ: Final = ("consistency", "timeout")
 WRITE: Final = ("wait", "ordering", "timeout")
 ADMIN: Final = ("timeout",)
 BINARIZER: Final = ("force", "space")
+BULK: Final = ("points",)
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "wait": ("true", "false"),
@@ -124,6 +125,9 @@ def _check_value(key: str, value: str) -> None:
     elif key == "consistency":
         good = value in _CONSISTENCY or (number is not None and number >= 1)
         expected = f"a number from 1 or {', '.join(_CONSISTENCY)}"
+    elif key == "points":
+        # Numbers of more digits than a timeout has.
+        good, expected = value.isascii() and value.isdigit() and len(value) <= 12, "a whole number below 10^12"
     elif key == "space":
         good, expected = 0 < len(value) <= 1000, "the name of a vector space"
     else:

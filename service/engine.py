@@ -35,6 +35,7 @@ from service.queries import (
 )
 from service.query_encoding import QueryEncoding
 from service.query_vectors import QueryVectors
+from service.room import Expected, Room
 from service.spaces import encoder_for
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Engine:
         self.options = options
         self._store = Store(data_dir, self.factory, options)
         self.catalog = Catalog(self._store, encoders)
+        self.room = Room(self.catalog, data_dir, options.memory_limit)
 
     def start(self) -> None:
         """Begin to load the encoders that queries need, and tell which collections refuse texts."""
@@ -92,9 +94,14 @@ class Engine:
         encoder: str | None = None,
         skip_bad: bool = False,
         same: Collection | None = None,
+        expected: Expected | None = None,
     ) -> Outcome:
-        """Make points durable; see `ingest`, and `Catalog.using` for `same`. Texts need an encoder of its space."""
+        """Make points durable; see `ingest`, `Catalog.using` for `same`, `Room.require` for `expected`.
+
+        Texts need an encoder of the collection's space. Nothing is written, or encoded, for which there is no room.
+        """
         with self.catalog.using(name, same) as collection:
+            self.room.require(collection, incoming, expected)
             needed = any(text is not None for text in incoming.texts)
             loaded = encoder_for(collection, self.encoders, "document", encoder) if needed else None
             return ingest(collection, incoming, loaded, skip_bad=skip_bad)

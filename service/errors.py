@@ -31,6 +31,10 @@ class EncoderLoading(EncoderUnavailable):
     """The encoder is still loading; trying again helps."""
 
 
+class WillNotFit(EngineError):
+    """Points that would take the collections beyond the memory limit. Nothing of them was written."""
+
+
 class UnknownPoint(EngineError):
     """A point that the request refers to does not exist."""
 

@@ -38,6 +38,14 @@ class TextCounts:
     calls: int
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes that collections take in memory, by name, and what all of them may take; None: any."""
+
+    collections: Mapping[str, int]
+    limit: int | None
+
+
 class Metrics:
     """Counts requests, and reads what `watch` names when it is scraped."""
 
@@ -71,9 +79,10 @@ class Metrics:
         sizes: Callable[[], Iterable[Sizes]],
         jobs: Callable[[], Mapping[str, int]],
         texts: Callable[[], TextCounts],
+        memory: Callable[[], MemoryUse],
     ) -> None:
-        """Show the sizes of collections, the jobs by state and what became of query texts from now on."""
-        self._registry.register(_Watched(sizes, jobs, texts))
+        """Show sizes and memory of collections, jobs by state and what became of query texts from now on."""
+        self._registry.register(_Watched(sizes, jobs, texts, memory))
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
@@ -86,10 +95,12 @@ class _Watched(Collector):
         sizes: Callable[[], Iterable[Sizes]],
         jobs: Callable[[], Mapping[str, int]],
         texts: Callable[[], TextCounts],
+        memory: Callable[[], MemoryUse],
     ) -> None:
         self._sizes = sizes
         self._jobs = jobs
         self._texts = texts
+        self._memory = memory
 
     def describe(self) -> list[Metric]:
         """Return nothing: registering must not ask for sizes."""
@@ -122,7 +133,18 @@ class _Watched(Collector):
         texts.add_metric(["false"], counts.misses)
         calls = CounterMetricFamily("bitfold_query_encodings", "Calls of encoders for query texts that were not known")
         calls.add_metric([], counts.calls)
-        yield from (points, indexed, disk, recall, lost, jobs, texts, calls)
+        yield from (points, indexed, disk, recall, lost, jobs, texts, calls, *_memory(self._memory()))
+
+
+def _memory(use: MemoryUse) -> Iterator[Metric]:
+    taken = GaugeMetricFamily("bitfold_memory_bytes", "Bytes in memory of a collection", labels=["collection"])
+    for name, size in use.collections.items():
+        taken.add_metric([name], size)
+    yield taken
+    if use.limit is not None:
+        yield GaugeMetricFamily(
+            "bitfold_memory_limit_bytes", "Bytes in memory that all collections may take", value=use.limit
+        )
 
 
 def _add_recall(recall: GaugeMetricFamily, lost: GaugeMetricFamily, size: Sizes) -> None:

@@ -24,7 +24,7 @@ ERRORS: Final[dict[int, str]] = {
     415: "The body's encoding is not read here",
     429: "No room for more work now; see Retry-After",
     503: "The collection is damaged or read-only, or the encoder is not available",
-    507: "The disk is full: nothing of this write was kept",
+    507: "No room for it on the disk, or in the memory that collections may take: nothing of this write was kept",
 }
 _READ_ERRORS = (400, 401, 404, 408, 429, 503)
 _BODY_ERRORS = (408, 413, 415)
@@ -55,6 +55,7 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "ordering": {"type": "string", "enum": ["weak", "medium", "strong"]},
     "timeout": {"type": "integer", "minimum": 1, "maximum": 86_400},
     "force": {"type": "string", "enum": ["true", "false"]},
+    "points": {"type": "integer", "minimum": 0, "maximum": 999_999_999_999},
     "space": {"type": "string", "minLength": 1, "maxLength": 1000},
     "consistency": {
         "anyOf": [

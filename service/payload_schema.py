@@ -36,6 +36,11 @@ def payload_schema(collection: Collection) -> dict[str, dict[str, Any]]:
     return found
 
 
+def wished_kinds(collection: Collection) -> dict[str, FieldKind]:
+    """Return field -> kind of the indexes that were asked for."""
+    return {name: kind for name, _, kind in _wished(collection)}
+
+
 def _wished(collection: Collection) -> Iterator[tuple[str, Path, FieldKind]]:
     for name, schema in (collection.config.attributes.get(ATTRIBUTE) or {}).items():
         with suppress(InvalidInput):  # an earlier version took any name

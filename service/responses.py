@@ -29,6 +29,7 @@ from service.errors import (
     TrainingFailed,
     UnknownJob,
     UnknownPoint,
+    WillNotFit,
     WorseBinarizer,
 )
 
@@ -56,6 +57,7 @@ STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
     ix.DiskFull: (507, "disk_full"),
     ix.DataDirLocked: (503, "data_dir_locked"),
     ix.DeadlineExceeded: (408, "deadline_exceeded"),
+    WillNotFit: (507, "will_not_fit"),
     UnknownPoint: (404, "unknown_point"),
     NoEncoder: (400, "no_encoder"),
     OtherSpace: (400, "other_space"),

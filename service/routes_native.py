@@ -12,9 +12,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from service import openapi
 from service.bulk import Report, content_encoding, load
-from service.context import query_string, services
+from service.context import BULK, query_string, services
 from service.direct import Direct
 from service.limits import arriving
+from service.load_size import Announced
 from service.openapi import OBJECT, documented, fields, list_of, ref
 from service.responses import TRUSTED, ApiError, envelope, translate
 from service.version import QDRANT_VERSION, TITLE, bitfold_version
@@ -67,6 +68,7 @@ async def encoders(request: Request) -> Response:
     **documented(
         "Load points from a stream of NDJSON lines",
         body="application/x-ndjson",
+        query=BULK,
         result=ref("Bulk"),
         writes=True,
     ),
@@ -75,14 +77,18 @@ async def bulk(request: Request, collection: str) -> Response:
     """Read lines `{id, text | vector, payload}`, plain or gzip, any number; batches are durable as they go.
 
     A bad line is reported and costs no other. Lines that change nothing are counted and not encoded again.
+    A load that will not fit into memory or on the disk is refused before it begins: `points` says how many will come,
+    else the length of a plain body tells; of what tells neither, as much is loaded as fits.
     """
     service = services(request)
-    query_string(request, ())
+    query_string(request, BULK)
     with service.loads:
         report = Report()
         chunks = arriving(request.stream(), service.settings.body_idle_s)
         try:
-            await load(service, collection, chunks, content_encoding(request.headers), report)
+            encoding = content_encoding(request.headers)
+            announced = Announced.of(request.query_params, request.headers, encoding)
+            await load(service, collection, chunks, encoding, report, announced)
         except ClientDisconnect:
             raise
         except asyncio.CancelledError:

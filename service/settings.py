@@ -1,6 +1,6 @@
 """Settings of the server and of its clients. The only place that reads the environment.
 
-Knows no other module. Every field is the variable `BITFOLD_` plus its name in capitals. A variable with that
+Every field is the variable `BITFOLD_` plus its name in capitals. A variable with that
 prefix that is no setting is an error: a misspelt limit must not be silently without effect.
 """
 
@@ -12,10 +12,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -24,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+
+from service.byte_sizes import parse_bytes
 
 PREFIX: Final = "BITFOLD_"
 
@@ -118,6 +121,12 @@ class Settings(BaseModel):
         default=10_000,
         ge=0,
         description="Collections of up to so many points are scored exactly unless a query says otherwise.",
+    )
+    memory_limit: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_bytes)] = Field(
+        default=None,
+        description="Bytes that all collections may take in memory together (what `GET /collections/{c}/footprint` "
+        "counts): a whole number, or as in `512MiB`, `1.5GB`. Points that would go beyond it are refused with 507.",
+        json_schema_extra={"shown": "no limit"},
     )
     recall_sample: float = Field(
         default=0.001,

@@ -98,6 +98,7 @@ def upload(
     *,
     tally: Tally,
     on_progress: Callable[[Tally], None],
+    total: int | None = None,
 ) -> None:
     """Send all documents and add up the answers in `tally`.
 
@@ -105,6 +106,7 @@ def upload(
     ----------
     documents : those that are still to be sent.
     on_progress : called after each answer; the documents counted by then are durable.
+    total : how many there are with those that are sent already, so that what will not fit is refused at once.
 
     Raises
     ------
@@ -113,7 +115,7 @@ def upload(
     size = _FIRST_LINES
     while chunk := _take(documents, size):
         started = time.monotonic()
-        result = _send(client, collection, chunk)
+        result = _send(client, collection, chunk, None if total is None else max(total - tally.sent, 0))
         seconds = time.monotonic() - started
         _add(tally, result, chunk)
         on_progress(tally)
@@ -134,16 +136,16 @@ def _take(documents: Iterator[Document], lines: int) -> list[Document]:
     return chunk
 
 
-def _send(client: Client, collection: str, chunk: list[Document]) -> dict[str, Any]:
+def _send(client: Client, collection: str, chunk: list[Document], points: int | None) -> dict[str, Any]:
     """Send one request, again while the server says that it has no room now."""
     for _ in range(_TRIES - 1):
         try:
-            return client.bulk(collection, (document.line for document in chunk))
+            return client.bulk(collection, (document.line for document in chunk), points)
         except ClientError as error:
             if error.status not in (429, 503) or error.retry_after is None:
                 raise
             time.sleep(min(error.retry_after, 30.0))
-    return client.bulk(collection, (document.line for document in chunk))
+    return client.bulk(collection, (document.line for document in chunk), points)
 
 
 def _add(tally: Tally, result: dict[str, Any], chunk: list[Document]) -> None:

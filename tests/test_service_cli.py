@@ -122,10 +122,10 @@ def test_interrupted_load_continues(bitfold, stub, tmp_path, monkeypatch):
     broken = stub.wrong(507, "disk_full", "the disk is full", hint="make room")
     original = upload._send
 
-    def third_time_full(client, collection, chunk):
+    def third_time_full(client, collection, chunk, points):
         if len(stub.requests) == 2:
             stub.refuse = [broken]
-        return original(client, collection, chunk)
+        return original(client, collection, chunk, points)
 
     monkeypatch.setattr(upload, "_send", third_time_full)
     status, _, err = bitfold("index", file, "-c", "c")
@@ -151,10 +151,10 @@ def test_checkpoint_of_another_load_is_not_used(bitfold, stub, tmp_path, monkeyp
     stub.collections["d"] = {1: {}}
     original = upload._send
 
-    def second_time_full(client, collection, chunk):
+    def second_time_full(client, collection, chunk, points):
         if len(stub.requests) == 1:
             stub.refuse = [stub.wrong(507, "disk_full", "the disk is full")]
-        return original(client, collection, chunk)
+        return original(client, collection, chunk, points)
 
     monkeypatch.setattr(upload, "_send", second_time_full)
     assert bitfold("index", file, "-c", "c")[0] == 1

@@ -154,7 +154,7 @@ class ScriptedClient:
     def create_texts(self, collection, encoder):
         self.created = (collection, encoder)
 
-    def bulk(self, collection, lines):
+    def bulk(self, collection, lines, points=None):  # noqa: ARG002
         assert collection == "c"
         lines = list(lines)
         self.points |= dict.fromkeys(lines)
@@ -299,7 +299,7 @@ def test_evaluate_refuses_a_corpus_that_does_not_load(data_set):
     client = ScriptedClient(with_codes=[])
     error = {"line": 2, "id": "2", "type": "text_too_large", "message": "text has 9 bytes"}
 
-    def bulk(collection, lines):
+    def bulk(collection, lines, points=None):  # noqa: ARG001
         assert collection == "c"
         accepted = len(list(lines)) - 1
         return {

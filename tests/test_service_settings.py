@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.byte_sizes import shown_bytes
 from service.settings import (
     COMPOSE_VARIABLES,
     ClientSettings,
@@ -66,11 +67,54 @@ def test_variables_of_compose_and_of_the_client_are_not_errors():
         ("BITFOLD_FAISS_THREADS", "-1"),
         ("BITFOLD_ALLOW_INSECURE", "perhaps"),
         ("BITFOLD_LOG_LEVEL", "loud"),
+        ("BITFOLD_MEMORY_LIMIT", "0"),
+        ("BITFOLD_MEMORY_LIMIT", "-1"),
+        ("BITFOLD_MEMORY_LIMIT", "1.5"),
+        ("BITFOLD_MEMORY_LIMIT", "1.5B"),
+        ("BITFOLD_MEMORY_LIMIT", "2G"),
+        ("BITFOLD_MEMORY_LIMIT", "GiB"),
+        ("BITFOLD_MEMORY_LIMIT", "much"),
+        ("BITFOLD_MEMORY_LIMIT", "9" * 30),
     ],
 )
 def test_bad_value_names_the_variable_and_the_value(variable, value):
     with pytest.raises(SettingsError, match=f"{variable}: .*'{value}'"):
         load_settings({variable: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("1000000", 1_000_000),
+        ("512MiB", 512 * 2**20),
+        (" 2 gib ", 2 * 2**30),
+        ("1.5GB", 1_500_000_000),
+        ("0.5KiB", 512),
+        ("3TB", 3 * 10**12),
+        ("100B", 100),
+    ],
+)
+def test_bytes_may_have_a_unit(value, size):
+    assert load_settings({"BITFOLD_MEMORY_LIMIT": value}).memory_limit == size
+
+
+def test_no_limit_is_set_by_itself():
+    assert load_settings({"BITFOLD_MEMORY_LIMIT": ""}).memory_limit is None
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1536, "1.5 KiB"),
+        (2**30, "1.0 GiB"),
+        (3 * 2**40, "3.0 TiB"),
+        (5000 * 2**40, "5000.0 TiB"),
+    ],
+)
+def test_bytes_are_shown_with_a_unit(size, text):
+    assert shown_bytes(size) == text
 
 
 def test_key_is_never_shown():
