@@ -34,7 +34,6 @@ from index.fields.bitmaps import bitmap_of
 from index.fields.indexes import Changes, PayloadIndexes
 from index.filters import Filter
 from index.funnel import search_codes
-from index.graph import BITS as GRAPH_BITS
 from index.graph_building import GraphBuilding
 from index.ids import PointId
 from index.info import describe
@@ -44,7 +43,6 @@ from index.opening import open_view
 from index.options import StoreOptions
 from index.payload import PayloadEdit
 from index.points import (
-    BITS,
     Batch,
     CollectionConfig,
     CollectionInfo,
@@ -262,14 +260,7 @@ class Collection:
                 param="binarizer",
                 hint="train one on vectors of this collection's space",
             )
-        if binarizer.bits not in BITS:
-            raise InvalidInput(f"{binarizer.bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
-        if self.config.index == "graph" and binarizer.bits != GRAPH_BITS:
-            raise InvalidInput(
-                f"the collection has a graph, over codes of {GRAPH_BITS} bits a dimension, not {binarizer.bits}",
-                param="bits",
-                hint=f"train one of {GRAPH_BITS} bits",
-            )
+        self.config.check_bits(binarizer.bits)
         data = binarizer.to_bytes()
         version = 0
 
@@ -480,7 +471,15 @@ class Collection:
 
     def info(self) -> CollectionInfo:
         """Return counts and sizes."""
-        return describe(self._view, self.config, self.record, read_only=self._committer.read_only, loss=self.loss)
+        layout = self.layout
+        return describe(
+            self._view,
+            self.config,
+            self.record,
+            building=None if layout is None else layout.share,
+            read_only=self._committer.read_only,
+            loss=self.loss,
+        )
 
     def close(self) -> None:
         """Wait for upkeep and commits under way, close the files. Whoever still reads keeps what it has."""

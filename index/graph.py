@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from index.code_index import Positions, borrowed
 from index.codes import Planes, pack, unpack, values
 from index.level_scan import LevelScan
-from index.points import Float32s
+from index.points import GRAPH_BITS, Float32s
 
-BITS = 4  # planes of a code
 LINKS = 12  # a node has on each level, twice as many on the lowest: 16 are no better for their memory (docs/log.md)
 WIDTH = 80  # of the walks by which neighbours are found
 # A level c stands for (2 c - 15) / 8, which is `least + (c + 0.5) / 15 * range`.
@@ -67,7 +66,7 @@ def from_nibbles(nibbles: Nibbles) -> Planes:
     levels = np.empty((len(nibbles), 2 * nibbles.shape[1]), dtype=np.uint8)
     levels[:, 0::2] = nibbles & GREATEST
     levels[:, 1::2] = nibbles >> 4
-    return pack(levels, BITS)
+    return pack(levels, GRAPH_BITS)
 
 
 class GraphIndex:
@@ -117,7 +116,7 @@ class GraphIndex:
 
     def add(self, planes: Planes) -> None:
         """Add `(n, 4, m / 8)` codes behind those that are there, on as many threads as FAISS uses."""
-        self._index.add(values(unpack(planes), BITS))
+        self._index.add(values(unpack(planes), GRAPH_BITS))
 
     def __len__(self) -> int:
         """Return the number of positions."""
@@ -126,7 +125,7 @@ class GraphIndex:
     @property
     def bits(self) -> int:
         """The planes of a code."""
-        return BITS
+        return GRAPH_BITS
 
     @property
     def codes(self) -> Nibbles:

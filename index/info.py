@@ -5,15 +5,24 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from index.points import BinarizerInfo, CodesOnlyLoss, CollectionConfig, CollectionInfo
+from index.points import BinarizerInfo, CodesOnlyLoss, CollectionConfig, CollectionInfo, IndexInfo
 from index.record import Record
 from index.view import View
 
 
 def describe(
-    view: View, config: CollectionConfig, record: Record, *, read_only: str | None, loss: CodesOnlyLoss | None
+    view: View,
+    config: CollectionConfig,
+    record: Record,
+    *,
+    building: float | None,
+    read_only: str | None,
+    loss: CodesOnlyLoss | None,
 ) -> CollectionInfo:
-    """Return counts and sizes of the collection in a record's folder."""
+    """Return counts and sizes of the collection in a record's folder.
+
+    building : how much of the layout that upkeep is making is done, 0 to 1.
+    """
     folder = record.path.parent
     coded = sum(segment.count for segment in view.segments)
     code_bytes = sum(segment.bytes_per_point * segment.count for segment in view.segments)
@@ -28,6 +37,7 @@ def describe(
         for version, binarizer in sorted(view.binarizers.items())
     ]
     disk = {name: folder_bytes(folder / name) for name in ("vectors", "codes")}
+    laid_out = sum(segment.count for segment in view.segments if not segment.scanned_whole)
     planned = -(-(config.code_dimension or config.dimension) // 8) * 8
     return CollectionInfo(
         points=view.points,
@@ -42,6 +52,7 @@ def describe(
         bits=newest.bits if newest else config.bits,
         code_dimension=newest.code_dimension if newest else planned,
         binarizers=binarizers,
+        index=IndexInfo(config.index, laid_out, None if building is None else round(building, 3)),
         codes_only=loss,
     )
 

@@ -22,6 +22,7 @@ Rows = NDArray[np.int64]
 
 MAX_DIMENSION = 65_536
 BITS = (1, 2, 4)  # planes that a collection can keep
+GRAPH_BITS = 4  # and with a graph must
 MAX_NORM = 1e17  # a product of two such norms is still a finite float32
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
@@ -76,21 +77,25 @@ class CollectionConfig:
                 param="dtype",
                 hint="use float32",
             )
-        if self.bits not in BITS:
-            raise InvalidInput(f"{self.bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
         if self.index not in ("lists", "graph"):
             raise InvalidInput(f"index {self.index!r} is unknown", param="index", hint="use lists or graph")
-        if self.index == "graph" and self.bits != max(BITS):
-            raise InvalidInput(
-                f"a graph is over codes of {max(BITS)} bits a dimension, not {self.bits}",
-                param="bits",
-                hint=f"use bits {max(BITS)}, or index lists",
-            )
+        self.check_bits(self.bits)
         if self.code_dimension is not None and not 1 <= self.code_dimension <= self.dimension:
             raise InvalidInput(
                 f"codes of {self.code_dimension} dimensions cannot be made of vectors of dimension {self.dimension}",
                 param="code_dimension",
                 hint=f"use 1 to {self.dimension}",
+            )
+
+    def check_bits(self, bits: int) -> None:
+        """Raise InvalidInput unless the collection can keep codes of so many bits a dimension."""
+        if bits not in BITS:
+            raise InvalidInput(f"{bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
+        if self.index == "graph" and bits != GRAPH_BITS:
+            raise InvalidInput(
+                f"a graph is over codes of {GRAPH_BITS} bits a dimension, not {bits}",
+                param="bits",
+                hint=f"use bits {GRAPH_BITS}, or in a new collection index lists",
             )
 
 
@@ -169,8 +174,9 @@ class SearchParams:
     Parameters
     ----------
     exact : True scores every full-precision vector, False uses codes at any size, None decides by size.
-    candidates : k1, at least 1: rows that each scan of codes proposes (per segment and norm band), and how many
-        of them, over all segments, have their further planes scored. Never fewer than are wanted or reranked.
+    candidates : k1, at least 1: rows that each scan of codes proposes (per segment and norm band), or that a walk
+        through a graph keeps (HNSW's ef), and how many of them, over all segments, have their further planes scored.
+        Never fewer than are wanted or reranked.
     rerank : k2, the most full-precision vectors that a search of codes reads; hits beyond them have estimated
         scores, so 0 ranks by codes alone.
     bits : planes used, 1 to what the collection stores.
@@ -277,6 +283,18 @@ class CodesOnlyLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """How large segments are searched: `points` of them are in inverted lists or a graph, as `kind` says.
+
+    `building` is how much of the next one is done, 0 to 1, None while none is made.
+    """
+
+    kind: IndexKind
+    points: int
+    building: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionInfo:
     """A collection's state; bytes are of files on disk, `indexed` counts points that have codes.
 
@@ -296,6 +314,7 @@ class CollectionInfo:
     bits: int
     code_dimension: int
     binarizers: list[BinarizerInfo]
+    index: IndexInfo
     codes_only: CodesOnlyLoss | None
 
 

@@ -18,7 +18,7 @@ import orjson
 from index.collection import Collection
 from index.errors import IndexingError, InvalidPayload, UnknownCollection
 from index.indexing import drop_field, fill, index_field
-from index.points import CollectionConfig, Distance, VectorType
+from index.points import GRAPH_BITS, CollectionConfig, Distance, IndexKind, VectorType
 from index.store import Store
 from models.errors import ModelError
 from service.encoders import Encoders, Pair
@@ -74,10 +74,12 @@ class Catalog:
         bits: int | None = None,
         code_dimension: int | None = None,
         store_vectors: bool | None = None,
+        index: IndexKind | None = None,
     ) -> CollectionConfig:
         """Return what a new collection of vectors (`dimension`, `distance`) or, with `encoder`, of texts is to be.
 
-        What is None takes the default of `CollectionConfig`; `encoder` is what `spaces.declaration` takes.
+        What is None takes the default of `CollectionConfig`, but with a graph the bits that it is over; `encoder` is
+        what `spaces.declaration` takes.
 
         Raises InvalidInput, UnknownEncoder, EncoderUnavailable, OtherSpace, NoEncoder.
         """
@@ -101,7 +103,14 @@ class Catalog:
                 hint='send {"vectors": {"size": 384, "distance": "Cosine"}} or {"encoder": "default"}',
             )
         self._check_attributes(attributes)
-        codes: dict[str, Any] = {"bits": bits, "code_dimension": code_dimension, "store_vectors": store_vectors}
+        if index == "graph" and bits is None:
+            bits = GRAPH_BITS
+        codes: dict[str, Any] = {
+            "bits": bits,
+            "code_dimension": code_dimension,
+            "store_vectors": store_vectors,
+            "index": index,
+        }
         return CollectionConfig(
             dimension,
             distance or "Cosine",

@@ -39,6 +39,9 @@ def index(
     store_vectors: Annotated[
         bool, typer.Option(help="Whether a new collection keeps full-precision vectors beside its codes.")
     ] = True,
+    search_index: Annotated[
+        Literal["lists", "graph"], typer.Option("--index", help="What large segments of a new collection get.")
+    ] = "lists",
     create: Annotated[bool, typer.Option(help="Create the collection if there is none.")] = True,
     id_field: Annotated[str | None, typer.Option(help="Field that holds the id.")] = None,
     text_field: Annotated[str | None, typer.Option(help="Field that holds the text.")] = None,
@@ -55,6 +58,8 @@ def index(
     codes = {key: value for key, value in codes.items() if value is not None}
     if not store_vectors:
         codes["store_vectors"] = False
+    if search_index != "lists":
+        codes["index"] = search_index
     with Client(load_client_settings(url=url)) as client:
         found = client.exists(collection)
         if not found and create:

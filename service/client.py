@@ -96,7 +96,7 @@ class Client:
         Parameters
         ----------
         encoder : a name, or `{document, query}`.
-        codes : bits, code_dimensions, store_vectors.
+        codes : bits, code_dimensions, store_vectors, index.
         """
         self._result("PUT", _path(collection), {"encoder": encoder, **(codes or {})})
 

@@ -166,6 +166,7 @@ def configured(catalog: Catalog, body: CreateCollection) -> CollectionConfig:
             bits=own.bits,
             code_dimension=own.code_dimensions,
             store_vectors=own.store_vectors,
+            index=own.index,
         )
     except InvalidInput as error:
         error.param = _KEYS.get(error.param or "", error.param)
@@ -204,6 +205,7 @@ def info(engine: Engine, name: str) -> dict[str, Any]:
             "bytes_per_point": state.code_bytes_per_point,
             "binarizers": state.binarizers,
         },
+        "index": state.index,
         "store_vectors": collection.config.store_vectors,
         "codes_only": state.codes_only,
         "disk_bytes": {

@@ -48,6 +48,7 @@ class Own(Request):
     `encoder`: an encoder for both sides, a pair by its name, or a document and a query encoder.
     `bits`: bits a dimension. `code_dimensions`: dimensions of the codes, None for all of the vectors'.
     `store_vectors`: whether full-precision vectors are kept beside the codes.
+    `index`: what large segments get, inverted lists or a graph, which is over codes of four bits.
     """
 
     encoder: str | EncoderPair | None = None
@@ -56,6 +57,7 @@ class Own(Request):
     ] = None
     code_dimensions: int | None = Field(default=None, ge=1, le=65_536)
     store_vectors: bool | None = None
+    index: Literal["lists", "graph"] | None = None
 
 
 # Qdrant clients may carry what only our own PUT knows in `metadata`, which is free in their models.

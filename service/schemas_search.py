@@ -22,9 +22,9 @@ class Params(Request):
     """How to search; the defaults are chosen by the size and the codes of the collection.
 
     `bits`: how many of the stored bits a dimension are used. `symmetric`: the query is coded too. `candidates`: rows
-    that each scan proposes. `rerank`: full-precision vectors that are read; 0 ranks by codes alone. `probes`: inverted
-    lists that are looked into in each segment. `target_recall`: share of the true ten best to be found; what is not
-    given of `candidates`, `rerank` and `probes` is chosen for it.
+    that each scan proposes, or how many a walk through a graph keeps. `rerank`: full-precision vectors that are read;
+    0 ranks by codes alone. `probes`: inverted lists that are looked into in each segment. `target_recall`: share of
+    the true ten best to be found; what is not given of `candidates`, `rerank` and `probes` is chosen for it.
     `layers`, `dimensions`: the size at which the text of the query is encoded, one that its encoder has.
     """
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from index import durable, versions
 from index.collection import Collection
 from index.errors import InvalidInput, ReadOnlyCollection
-from index.points import BITS
 from models.binarizer_folder import DESCRIPTION, WEIGHTS
 from models.errors import TooFewVectors
 from models.training_data import LEAST_VECTORS
@@ -74,8 +73,7 @@ class Training:
         """
         with self._catalog.using(name) as collection:
             config = collection.config
-            if bits is not None and bits not in BITS:
-                raise InvalidInput(f"{bits} bits a dimension cannot be kept", param="bits", hint="use 1, 2 or 4")
+            config.check_bits(collection.bits if bits is None else bits)
             check_dimensions(dimensions or config.dimension, collection)
             most = MOST_SAMPLE_BYTES // (4 * config.dimension)
             if sample is not None and not LEAST_VECTORS <= sample <= most:

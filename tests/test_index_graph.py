@@ -23,7 +23,7 @@ from index.merging import merge
 from index.metering import measure_now
 from index.points import CollectionConfig, SearchParams
 from index.widths import ALL_LISTS
-from tests.index_fakes import batch_of, config, contents, exact_scores, open_store, vectors_of
+from tests.index_fakes import batch_of, config, contents, exact_scores, open_store, trained, vectors_of
 
 D = 16
 N = 1200
@@ -396,6 +396,14 @@ def test_a_graph_wants_four_bits():
         CollectionConfig(8, "Cosine", index="graph")
     with pytest.raises(InvalidInput, match="index 'tree' is unknown"):
         CollectionConfig(8, "Cosine", index="tree")
+
+
+def test_a_graph_takes_no_binarizer_of_fewer_bits(store):
+    vectors = grouped(400)
+    collection = written(store, vectors)
+    with pytest.raises(InvalidInput, match="a graph is over codes of 4 bits a dimension, not 2"):
+        collection.adopt(trained(vectors, bits=2))
+    assert collection.adopt(trained(vectors, bits=4)) == 2
 
 
 def test_earlier_versions_refuse_a_collection_with_a_graph(store, monkeypatch):

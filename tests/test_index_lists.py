@@ -385,29 +385,6 @@ def test_a_file_of_the_first_layout_is_found_unusable_and_made_again(tmp_path, c
     store.close()
 
 
-def test_a_file_of_the_first_layout_is_found_unusable_and_made_again(tmp_path, caplog):
-    store = open_store(tmp_path, **SMALL)
-    collection = written(store, grouped())
-    optimize(collection)
-    (segment,) = collection.view.segments
-    store.close()
-    (path,) = (tmp_path / "collections" / "c" / "codes").glob("*.lists")
-    whole = path.read_bytes()
-    first, end, n = segment.first_row, segment.end_row, len(segment)
-    header = {"first_row": first, "end_row": end, "n": n, "offsets": 0, "lists": 1, "next_row": end}
-    raw = json.dumps(header).encode()
-    body = raw + bytes(4 * D) + bytes(2 * n)
-    path.write_bytes(struct.pack("<8sII", b"BFLISTS1", zlib.crc32(body), len(raw)) + body)
-
-    store = open_store(tmp_path, **SMALL)
-    collection = store.get("c")
-    assert collection.view.segments[0].centroids is None
-    assert "the lists are found again" in caplog.text
-    upkeep(collection)
-    assert path.read_bytes() == whole
-    store.close()
-
-
 def test_merged_segments_lose_their_lists_files(store):
     collection = written(store, grouped())
     optimize(collection)

@@ -185,6 +185,7 @@ def test_what_is_no_record_is_refused(tmp_path):
     ({"bits": 4}, 2, {"bits"}),
     ({"code_dimension": 3}, 2, {"code_dimension"}),
     ({"store_vectors": False}, 2, {"store_vectors"}),
+    ({"bits": 4, "index": "graph"}, 3, {"bits", "index"}),
 ])  # fmt: skip
 def test_what_the_first_version_cannot_read_has_another_format(tmp_path, more, number, keys):
     """And what it can has nothing in it that it does not know."""
@@ -205,7 +206,7 @@ def test_a_later_format_is_refused(tmp_path):
     db = sqlite3.connect(path)
     db.execute(f"PRAGMA user_version={FORMAT + 1}")
     db.close()
-    with pytest.raises(CorruptCollection, match=r"record\.db: format 3, this program reads up to 2"):
+    with pytest.raises(CorruptCollection, match=rf"record\.db: format {FORMAT + 1}, this program reads up to {FORMAT}"):
         Record(path)
 
 

@@ -168,8 +168,8 @@ def test_planes_at():
     _, _, data = data_of(40, bits=4)
     segment = Segment.build(data, "Cosine")
     at = np.array([3, 3, 39, 0])
-    np.testing.assert_array_equal(segment.planes_at(at), data.planes[at])
-    np.testing.assert_array_equal(segment.rest_at(at), interleave(data.planes[:, 1:])[at])
+    np.testing.assert_array_equal(segment.index.planes_at(at), data.planes[at])
+    np.testing.assert_array_equal(segment.index.rest_at(at), interleave(data.planes[:, 1:])[at])
     assert segment.bits == 4
 
 

@@ -73,8 +73,8 @@ def test_index_creates_a_collection_of_vectors(bitfold, stub, tmp_path):
 
 
 def test_index_says_how_codes_of_a_new_collection_are_kept(bitfold, stub, tmp_path):
-    options = ("--bits", "4", "--code-dimensions", "64", "--no-store-vectors")
-    kept = {"bits": 4, "code_dimensions": 64, "store_vectors": False}
+    options = ("--bits", "4", "--code-dimensions", "64", "--no-store-vectors", "--index", "graph")
+    kept = {"bits": 4, "code_dimensions": 64, "store_vectors": False, "index": "graph"}
     assert bitfold("index", write(tmp_path / "a.jsonl", 1), "-c", "c", *options)[0] == 0
     (tmp_path / "v.jsonl").write_text('{"id": 1, "vector": [1, 2, 3]}\n')
     assert bitfold("index", tmp_path / "v.jsonl", "-c", "v", *options)[0] == 0

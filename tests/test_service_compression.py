@@ -145,6 +145,8 @@ def test_more_bits_than_are_stored_says_what_is_stored(http, name):
         ({"code_dimensions": 0}, "code_dimensions"),
         ({"code_dimensions": D + 1}, "code_dimensions"),
         ({"store_vectors": "no"}, "store_vectors"),
+        ({"index": "tree"}, "index"),
+        ({"index": "graph", "bits": 1}, "bits"),
         ({"metadata": {"bitfold": {"bits": 3}}}, "bits"),
         ({"metadata": {"bitfold": {"bits": "2"}}}, "metadata.bitfold.bits"),
         ({"metadata": {"bitfold": {"bit": 2}}}, "metadata.bitfold.bit"),
@@ -165,6 +167,18 @@ def test_stock_clients_say_it_in_metadata(http, name):
     info = ok(http.get(path))
     assert (info["codes"]["bits"], info["codes"]["code_dimensions"], info["store_vectors"]) == (4, 16, True)
     assert info["config"]["metadata"]["owner"] == "library"
+
+
+def test_a_collection_with_a_graph(http, name):
+    path = create(http, name, index="graph")
+    info = ok(http.get(path))
+    assert info["codes"]["bits"] == 4
+    assert info["index"] == {"kind": "graph", "points": 0, "building": None}
+    assert ok(http.put(f"/collections/{name}-2", json={"vectors": {"size": D, "distance": "Dot"}, "bits": 1})) is True
+    assert ok(http.get(f"/collections/{name}-2"))["index"]["kind"] == "lists"
+    plain = ok(http.post("/collections/plan", json={"vectors": {"size": D, "distance": "Dot"}, "points": 10**6}))
+    graph = {"vectors": {"size": D, "distance": "Dot"}, "points": 10**6, "index": "graph"}
+    assert ok(http.post("/collections/plan", json=graph))["memory"]["links"] > 10**8 > plain["memory"]["links"] == 0
 
 
 def test_metadata_that_comes_later_changes_nothing_and_says_so(http, name):

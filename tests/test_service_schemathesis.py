@@ -111,6 +111,7 @@ REQUESTS = {
         "bits": 2,
         "code_dimensions": 1,
         "store_vectors": True,
+        "index": "lists",
         "metadata": {"bitfold": {"bits": 2, "code_dimensions": 1}},
     },
     ("PATCH", ""): {"metadata": {"a": {"b": 1}}},
