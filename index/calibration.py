@@ -87,6 +87,11 @@ class Calibration:
         """The planes that it was measured with."""
         return self.shape.planes
 
+    @property
+    def knows_asked(self) -> bool:
+        """Whether queries that somebody asked were among those it was measured with."""
+        return bool(self.groups.any())
+
     def settled(self, target: float) -> Settled:
         """Return the cheapest widths that reach a target recall, the widest there are where none does."""
         target = round(target, 4)

@@ -33,24 +33,24 @@ class Measuring:
     Parameters
     ----------
     queries : (nq, d) float32.
-    own : (nq,) rows that are the queries themselves, -1 where a query was asked.
+    own : (nq,) rows that are the queries themselves and do not count as found, -1 without.
+    asked : how many of them, the last ones, somebody asked.
     """
 
-    def __init__(self, shape: Shape, distance: Distance, queries: Float32s, own: Rows) -> None:
+    def __init__(self, shape: Shape, distance: Distance, queries: Float32s, own: Rows, asked: int) -> None:
         self.shape = shape
         self._distance = distance
         self._queries = queries
         self._own = own
+        self._first_asked = len(queries) - asked
         self._next = 0
         self._parts: list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]] = []
 
     def step(self, view: View) -> Calibration | None:
         """Measure with some more queries; return the calibration when that were all."""
-        for query, own in zip(
-            *(part[self._next : self._next + A_PIECE] for part in (self._queries, self._own)), strict=True
-        ):
-            found = found_at(view, Scorer(query, self._distance), int(own))
-            self._parts.append((*found, np.full(len(found[0]), own < 0, dtype=np.uint8)))
+        for at in range(self._next, min(self._next + A_PIECE, len(self._queries))):
+            found = found_at(view, Scorer(self._queries[at], self._distance), int(self._own[at]))
+            self._parts.append((*found, np.full(len(found[0]), at >= self._first_asked, dtype=np.uint8)))
         self._next += A_PIECE
         if self._next < len(self._queries):
             return None

@@ -261,6 +261,24 @@ def test_recall_targets_and_the_meter(store):
     assert abs(1 - report.recall - report.lost_by_codes - report.lost_by_probing) < 1e-3
 
 
+def test_queries_that_were_asked_take_the_place_of_guesses(store):
+    vectors, queries = np.split(grouped(4060, groups=400), [4000])
+    collection = written(store, vectors)
+    optimize(collection)
+    assert not collection.calibration.knows_asked
+    # Noise, not what is stored: to a stored point a graph leads at once.
+    own = SearchParams(exact=False, target_recall=0.8, candidates=10, rerank=10)
+    stored = recall(collection.search(vectors[:200], 10, params=own), vectors[:200], vectors)
+    (settled,) = {collection.calibration.settled(0.8).candidates}
+    assert settled > 10 or stored < 0.85
+    for _ in range(5):
+        collection.search(queries, 10, params=SearchParams(exact=False))
+    assert step(collection, idle=True)
+    upkeep(collection)
+    assert collection.calibration.knows_asked
+    assert not step(collection, idle=True)
+
+
 # Upkeep, starts, damage
 
 

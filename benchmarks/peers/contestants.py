@@ -42,7 +42,7 @@ CONTESTANTS = {
     "bitfold-1": Contestant("bitfold", "BitfoldStore", {"bits": 1}),
     "bitfold-2": Contestant("bitfold", "BitfoldStore", {"bits": 2}, usual=False),
     "bitfold-4": Contestant("bitfold", "BitfoldStore", {"bits": 4}),
-    "bitfold-graph": Contestant("bitfold", "BitfoldStore", {"bits": 4, "index": "graph"}, usual=False),
+    "bitfold-graph": Contestant("bitfold", "BitfoldStore", {"bits": 4, "index": "graph"}),
     "qdrant-float": _qdrant("none"),
     "qdrant-bq-1": _qdrant("binary", "OneBit"),
     "qdrant-bq-2": _qdrant("binary", "TwoBits"),
