@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from index.calibration import Calibration, Shape
+from index.calibration import Shape
 from index.collection import Collection
 from index.errors import DiskFull
 from index.graph import GraphIndex
@@ -20,8 +20,8 @@ SAMPLE = 1000  # stored points that are asked for, beside the queries asked last
 WALKED_SAMPLE = 500  # of graphs: their true neighbours take a look at all codes
 LEAST_ASKED = 32  # fewer say little
 LEAST_POINTS = 1000
-# In a graph a stored point leads to its own neighbours. Noise of its length makes of it what was never stored: walks are
-# then as wide as real queries take them (docs/log.md).
+# In a graph a stored point leads to its own neighbours. Noise of its length makes of it what was never stored: walks
+# are then as wide as real queries take them (docs/log.md).
 NOISE = 1.25
 GROWTH = 1.3  # measured again when there are so many times more points, or fewer
 SEED = 0

@@ -108,10 +108,14 @@ class CodeIndex:
             lists.add_entries(number, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(blocks))
         self._invlists = lists
         self._index.ntotal = len(codes)
+        self._cut(len(codes), bands)
+
+    def _cut(self, count: int, bands: Sequence[Positions]) -> None:
+        """Note which of so many positions are in which list."""
         self.sizes = np.array([len(positions) for positions in bands], dtype=np.int64)
         self._band_of = np.zeros(0, dtype=np.uint8)
         if len(bands) > 1:
-            self._band_of = np.empty(len(codes), dtype=np.min_scalar_type(len(bands) - 1))
+            self._band_of = np.empty(count, dtype=np.min_scalar_type(len(bands) - 1))
             for number, positions in enumerate(bands):
                 self._band_of[positions] = number
 

@@ -11,6 +11,7 @@ with one plane and float32 factors.
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import durable
+from index.codes import Planes
 from index.segment_data import SegmentData
 
 MAGIC, FIRST_MAGIC = b"BFCODES2", b"BFCODES1"
@@ -66,12 +68,28 @@ def save(path: Path, data: SegmentData, *, synced: bool = False) -> None:
     durable.replace_file(path, PREFIX.pack(MAGIC, zlib.crc32(body), len(raw)) + body, durable=synced)
 
 
+def planes_in(path: Path) -> Planes:
+    """Map the planes, (n, bits, m / 8), of a codes file that was written just now: nothing is checked.
+
+    Raises OSError.
+    """
+    raw = _mapped(path)
+    _, _, length = PREFIX.unpack(raw[: PREFIX.size])
+    body = raw[PREFIX.size :]
+    return _arrays(json.loads(bytes(body[:length])), body[length:]).planes
+
+
+def _mapped(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
 def load(path: Path) -> SegmentData:
-    """Read a codes file. Raises DamagedCodes when it is not exactly what was written."""
+    """Read a codes file; its planes stay mapped. Raises DamagedCodes when it is not exactly what was written."""
     try:
-        raw = path.read_bytes()
+        raw = _mapped(path)
         magic, checksum, length = PREFIX.unpack(raw[: PREFIX.size])
-        body = memoryview(raw)[PREFIX.size :]
+        body = raw[PREFIX.size :]
         if magic not in (MAGIC, FIRST_MAGIC) or zlib.crc32(body) != checksum:
             raise DamagedCodes(f"{path}: the checksum does not fit")
         header = json.loads(bytes(body[:length]))

@@ -36,7 +36,7 @@ from index.filters import Filter
 from index.funnel import search_codes
 from index.graph_building import GraphBuilding
 from index.ids import PointId
-from index.info import describe
+from index.info import codes_in_memory, describe
 from index.measuring import Measuring
 from index.meter import Asked, RecallMeter
 from index.opening import open_view
@@ -74,8 +74,11 @@ EDIT_ROWS = 10_000  # payloads held at once while a filter's points are edited
 class Collection:
     """One collection in its directory. Made and opened by `Store`."""
 
-    def __init__(self, folder: Path, factory: BinarizerFactory, options: StoreOptions) -> None:
-        """Open the collection that lies in `folder`. Raises CorruptCollection if its truth is damaged."""
+    def __init__(self, folder: Path, factory: BinarizerFactory, options: StoreOptions, room: int | None = None) -> None:
+        """Open the collection that lies in `folder`. Raises CorruptCollection if its truth is damaged.
+
+        room : bytes in memory for its codes; where they take more, they stay in their files. None: any.
+        """
         self.folder = folder
         self.name = folder.name
         self.factory = factory
@@ -92,7 +95,7 @@ class Collection:
         self.meter = RecallMeter(options.recall_sample)
         self.asked: deque[Float32s] = deque(maxlen=ASKED)  # queries of late, (d,) float32
         try:
-            files = self._open(options)
+            files = self._open(options, room)
             most = options.file_bytes if self.config.store_vectors else CODES_ONLY_FILE_BYTES
             file_bytes = min(options.file_bytes, most)
             self._appender = VectorAppender(folder / "vectors", self.config, files, file_bytes)
@@ -101,7 +104,7 @@ class Collection:
             raise
         self._committer = Committer(self.record, self._appender, self._prepare)
 
-    def _open(self, options: StoreOptions) -> list[FileEntry]:
+    def _open(self, options: StoreOptions, room: int | None) -> list[FileEntry]:
         """Build the view of the last commit; return the vector files."""
         folder = self.folder
         with self.record.snapshot() as reader:
@@ -110,6 +113,7 @@ class Collection:
             files = reader.files()
             durable.make_folder(folder / "codes")
             self.loss = reader.loss()
+            self.codes_mapped = room is not None and codes_in_memory(folder / "codes", reader.count()) > room
             self._view = open_view(
                 folder,
                 reader,
@@ -117,6 +121,7 @@ class Collection:
                 self.factory,
                 tail_rows=options.tail_rows,
                 first_fit=options.first_fit,
+                mapped=self.codes_mapped,
                 fit=self._fit_alone,
             )
         self.fields = PayloadIndexes(self._view.seq, bitmap_of(self._view.alive_rows()), self._view.tail.end_row)
@@ -476,6 +481,7 @@ class Collection:
             self._view,
             self.config,
             self.record,
+            mapped=self.codes_mapped,
             building=None if layout is None else layout.share,
             read_only=self._committer.read_only,
             loss=self.loss,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from index.code_index import FAISS_ID
 from index.points import BinarizerInfo, CodesOnlyLoss, CollectionConfig, CollectionInfo, IndexInfo
 from index.record import Record
 from index.view import View
@@ -15,12 +16,14 @@ def describe(
     config: CollectionConfig,
     record: Record,
     *,
+    mapped: bool,
     building: float | None,
     read_only: str | None,
     loss: CodesOnlyLoss | None,
 ) -> CollectionInfo:
     """Return counts and sizes of the collection in a record's folder.
 
+    mapped : codes stay in their files.
     building : how much of the layout that upkeep is making is done, 0 to 1.
     """
     folder = record.path.parent
@@ -51,10 +54,16 @@ def describe(
         read_only=read_only,
         bits=newest.bits if newest else config.bits,
         code_dimension=newest.code_dimension if newest else planned,
+        codes_mapped=mapped,
         binarizers=binarizers,
         index=IndexInfo(config.index, laid_out, None if building is None else round(building, 3)),
         codes_only=loss,
     )
+
+
+def codes_in_memory(folder: Path, points: int) -> int:
+    """Return about how many bytes the codes in a folder's files take in memory, of so many points."""
+    return folder_bytes(folder) + FAISS_ID * points
 
 
 def folder_bytes(folder: Path) -> int:

@@ -30,8 +30,7 @@ def layout_piece(collection: Collection) -> bool:
 
 
 def _wanted(collection: Collection) -> Segment | None:
-    config = collection.config
-    if config.index == "lists" and not config.store_vectors:
+    if not _graph(collection) and not collection.config.store_vectors:
         return None  # they are soon dropped, and lists are found from vectors
     fitting = [
         segment
@@ -43,9 +42,14 @@ def _wanted(collection: Collection) -> Segment | None:
     return max(fitting, key=len, default=None)
 
 
+def _graph(collection: Collection) -> bool:
+    # A graph is for codes in memory.
+    return collection.config.index == "graph" and not collection.codes_mapped
+
+
 def _begun(collection: Collection, segment: Segment) -> Clustering | GraphBuilding:
     folder = collection.folder / "codes"
-    if collection.config.index == "graph":
+    if _graph(collection):
         return GraphBuilding(segment, folder)
     return Clustering(segment, folder, collection.config.dimension)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.codes_file import codes_name, save, span_of
+from index.codes_file import codes_name, planes_in, save, span_of
 from index.collection import Collection
 from index.errors import DiskFull
 from index.indexing import save_fields
@@ -57,7 +57,12 @@ def merge(
         view.require_vectors(alive, hint=CODED_FOR_GOOD)
         pieces = _watched(_filtered(view.pieces(*span), alive), on_rows)
         data = encode_rows(pieces, span, version, view.binarizers[version], collection.config.distance)
-    merged = Segment.build(data, collection.config.distance) if len(data) else None
+    named = as_truth or any(segment.first_row in view.named for segment in old)
+    path = collection.folder / "codes" / codes_name(span, version, view.seq if named else None)
+    merged: Segment | None = None
+    if len(data):
+        filed = planes_in(path) if _saved(path, data, collection, named=named) else None
+        merged = Segment.build(data, collection.config.distance, filed=filed, mapped=collection.codes_mapped)
 
     def swapped(now: View) -> View:
         replaced = [s for s in now.segments if span[0] <= s.first_row and s.end_row <= span[1]]
@@ -67,26 +72,20 @@ def merge(
             others.append(merged.without(died))
         return replace(now, segments=tuple(sorted(others, key=lambda segment: segment.first_row)))
 
-    if as_truth or any(segment.first_row in view.named for segment in old):
-        path = _swap_truth(collection, data, swapped)
+    if named:
+        _swap_truth(collection, path, data, swapped)
     else:
-        path = collection.folder / "codes" / codes_name(span, version)
-        if len(data) >= max(1, collection.options.save_rows):
-            _save_if_room(path, data)
         with collection.committer.lock:
             collection.show(swapped(collection.view))
     _remove_superseded(collection, span, path.name)
 
 
-def _swap_truth(collection: Collection, data: SegmentData, swapped: Callable[[View], View]) -> Path:
-    """Write codes durably and make them truth, in the place of all that there is in their range of rows.
+def _swap_truth(collection: Collection, path: Path, data: SegmentData, swapped: Callable[[View], View]) -> None:
+    """Make durable codes truth, in the place of all that there is in their range of rows.
 
-    Returns their file. Tombstones of rows that are in no file any more go in the same transaction.
+    Tombstones of rows that are in no file any more go in the same transaction.
     """
     first, end = data.first_row, data.end_row
-    path = collection.folder / "codes" / codes_name((first, end), data.binarizer, collection.view.seq)
-    if len(data):
-        save(path, data, synced=True)
 
     def work(writer: Writer) -> Callable[[], None]:
         now = collection.view
@@ -107,15 +106,25 @@ def _swap_truth(collection: Collection, data: SegmentData, swapped: Callable[[Vi
     except DiskFull:
         path.unlink(missing_ok=True)
         raise
-    return path
 
 
-def _save_if_room(path: Path, data: SegmentData) -> None:
-    """Save codes; on a full disk go on without: they are derived, and the next close tries again."""
+def _saved(path: Path, data: SegmentData, collection: Collection, *, named: bool) -> bool:
+    """Save codes; say whether that was done.
+
+    What is named in the record is durable then. The rest is derived: little of it waits for the next close, and on a
+    full disk that tries again.
+    """
+    if named:
+        save(path, data, synced=True)
+        return True
+    if len(data) < collection.options.save_rows:
+        return False
     try:
         save(path, data)
     except DiskFull as error:
         log.warning("codes are not saved, the next start makes them again: %s", error)
+        return False
+    return True
 
 
 def alive_rows(segments: Iterable[Segment]) -> Rows:

@@ -149,6 +149,7 @@ def open_view(
     *,
     tail_rows: int,
     first_fit: int,
+    mapped: bool,
     fit: Callable[[View], tuple[int, Binarizer]],
 ) -> View:
     """Build the view of the last commit.
@@ -157,6 +158,7 @@ def open_view(
     ----------
     folder : the collection's directory, with `vectors/` and `codes/`.
     tail_rows, first_fit : see `StoreOptions`.
+    mapped : codes stay in their files.
     fit : fits a binarizer to a view's vectors and keeps it; asked when there is none that can be used.
     """
     files = reader.files()
@@ -180,7 +182,7 @@ def open_view(
     if missing and not binarizers:
         version, binarizer = fit(view)
         view = replace(view, seq=view.seq + 1, binarizers={version: binarizer})
-    segments = [_without_missing(_built(folder / "codes", data, config), view, dead) for data in covered]
+    segments = [_without_missing(_built(folder / "codes", data, config, mapped=mapped), view, dead) for data in covered]
     for gap in missing:
         segments += _encode_gap(view, gap, dead, config)
     kept = (segment for segment in segments if segment.count or segment.first_row in named)
@@ -193,23 +195,26 @@ def open_view(
     return view
 
 
-def _built(folder: Path, data: SegmentData, config: CollectionConfig) -> Segment:
+def _built(folder: Path, data: SegmentData, config: CollectionConfig, *, mapped: bool) -> Segment:
     """Return a segment of codes, in its lists or its graph if all of it was found and saved."""
-    graph = config.index == "graph"
+    graph = config.index == "graph" and not mapped
     path = graph_path(folder, data) if graph else lists_path(folder, data)
     if path.exists():
         try:
-            segment = _in_graph(path, data, config) if graph else _in_lists(path, data, config)
-            return segment or Segment.build(data, config.distance)
+            segment = _in_graph(path, data, config) if graph else _in_lists(path, data, config, mapped=mapped)
+            if segment is not None:
+                return segment
         except (DamagedBlobs, ValueError) as error:
             log.warning("%s does not fit its codes, and is made again: %s", path, error)
             path.unlink()
-    return Segment.build(data, config.distance)
+    return Segment.build(data, config.distance, filed=data.planes, mapped=mapped)
 
 
-def _in_lists(path: Path, data: SegmentData, config: CollectionConfig) -> Segment | None:
+def _in_lists(path: Path, data: SegmentData, config: CollectionConfig, *, mapped: bool) -> Segment | None:
     saved = load_lists(path, data, config.dimension)
-    return Segment.build(data, config.distance, saved.lists) if saved.next_row == data.end_row else None
+    if saved.next_row < data.end_row:
+        return None
+    return Segment.build(data, config.distance, saved.lists, filed=data.planes, mapped=mapped)
 
 
 def _in_graph(path: Path, data: SegmentData, config: CollectionConfig) -> Segment | None:

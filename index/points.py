@@ -298,8 +298,9 @@ class IndexInfo:
 class CollectionInfo:
     """A collection's state; bytes are of files on disk, `indexed` counts points that have codes.
 
-    `bits` and `code_dimension` (m) are of new codes; `binarizers` are oldest first. `codes_only` reports what
-    was lost by dropping full-precision vectors, None while none are dropped.
+    `bits` and `code_dimension` (m) are of new codes; `codes_mapped` says that they stay in their files, because they
+    did not fit under the memory limit when the collection was opened; `binarizers` are oldest first. `codes_only`
+    reports what was lost by dropping full-precision vectors, None while none are dropped.
     """
 
     points: int
@@ -313,6 +314,7 @@ class CollectionInfo:
     read_only: str | None
     bits: int
     code_dimension: int
+    codes_mapped: bool
     binarizers: list[BinarizerInfo]
     index: IndexInfo
     codes_only: CodesOnlyLoss | None

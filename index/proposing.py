@@ -14,8 +14,9 @@ import numpy as np
 from index.allowed import Allowed, Places
 from index.binarizer import Binarizer
 from index.code_index import CodeIndex, Positions
-from index.codes import values
+from index.codes import Planes, values
 from index.graph import GraphIndex
+from index.mapped_index import row_scores
 from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
@@ -30,6 +31,7 @@ from index.widths import Widths
 # 0.5, d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, 1.000 among 400. Each further
 # plane halves the deviation.
 OPTIMISM = 1.2
+SCAN = 28  # codes that are scanned in blocks while one is scored by itself (docs/log.md)
 FINEST = np.float32(64)  # products of values of up to four planes are whole multiples of 1 / 64
 
 
@@ -128,43 +130,49 @@ def scan(
         rows = segment.count if places is None else places.count
         if rows == 0:
             continue
-        own = mapped[segment.binarizer]
-        positions, sums = _candidates(segment, query, own.coded, k, widths, places, stages)
-        stages.candidates += len(positions)
-        planes = 1 if isinstance(segment.index, CodeIndex) else segment.bits
-        found.append(Found(segment, own, positions, sums, planes))
+        part = _candidates(segment, query, mapped[segment.binarizer], k, widths, places, stages)
+        stages.candidates += len(part.positions)
+        found.append(part)
     clock.lap("scan")
     return found
 
 
 def _candidates(
-    segment: Segment,
-    query: Float32s,
-    coded: Float32s,
-    k: int,
-    widths: Widths,
-    places: Places | None,
-    stages: Stages,
-) -> tuple[Positions, Float32s]:
-    """Return the candidates of a segment, with their scores, and count what was looked at."""
+    segment: Segment, query: Float32s, own: Mapped, k: int, widths: Widths, places: Places | None, stages: Stages
+) -> Found:
+    """Return the candidates of a segment, and count what was looked at.
+
+    Codes that a filter leaves are scored one by one, where they are so few that a scan of all around them costs more.
+    """
     k1, index = widths.candidates, segment.index
     if isinstance(index, GraphIndex):
         width = len(segment) if widths.everything else k1
-        positions, sums, looked_at = walk(segment, index, coded, k, width, places)
+        positions, sums, looked_at = walk(segment, index, own.coded, k, width, places)
         stages.walked += looked_at
-        return positions, sums
+        return Found(segment, own, positions, sums, segment.bits)
     rows, bitmap = (segment.count, segment.alive) if places is None else (places.count, places.bitmap)
+    few = None if places is None else places.few
     if segment.centroids is None:
         stages.scanned += rows
-        return index.scan(coded, k1, bitmap)
+        if few is not None and segment.filed is not None and rows * SCAN < len(segment):
+            return _scored(segment, segment.filed, own, few)
+        return Found(segment, own, *index.scan(own.coded, k1, bitmap), 1)
     lists, held = lists_to_probe(segment, query, k, widths, places)
-    positions, sums = index.probe(coded, k1, bitmap, lists)
-    if len(positions) < min(k, rows):
+    if held < min(k, rows):
         lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
-        positions, sums = index.probe(coded, k1, bitmap, lists)
     stages.probed += len(lists)
     stages.scanned += held
-    return positions, sums
+    if few is not None and segment.filed is not None and held * SCAN < index.sizes[lists].sum():
+        chosen = np.zeros(len(segment.centroids), dtype=np.bool_)
+        chosen[lists] = True
+        return _scored(segment, segment.filed, own, few[chosen[index.lists_of(few)]])
+    return Found(segment, own, *index.probe(own.coded, k1, bitmap, lists), 1)
+
+
+def _scored(segment: Segment, filed: Planes, own: Mapped, positions: Positions) -> Found:
+    """Score codes at some positions by all planes that the query uses."""
+    sums = row_scores(own.coded, filed.take(positions, axis=0, mode="clip"), own.planes)
+    return Found(segment, own, positions, sums, own.planes)
 
 
 def best_of(found: list[Found], k1: int) -> list[Found]:
@@ -194,7 +202,7 @@ def refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
     scanned: dict[int, list[tuple[Found, CodeIndex]]] = {}
     for part in found:
         index = part.segment.index
-        if isinstance(index, CodeIndex):
+        if isinstance(index, CodeIndex) and (part.planes < part.query.planes or symmetric):
             scanned.setdefault(part.segment.binarizer, []).append((part, index))
         else:
             result.append(replace(part, sums=_exact(part.sums)) if symmetric else part)

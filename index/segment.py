@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.code_index import CodeIndex, Positions
-from index.codes import pack_bits, unpack_bits
+from index.codes import Planes, pack_bits, unpack_bits
 from index.graph import PIECE, GraphIndex, Links
 from index.lists import Centroids, Lists
+from index.mapped_index import MappedIndex
 from index.plane_scores import interleave
 from index.points import Distance, Float32s, Rows
 from index.rows import located
@@ -45,7 +46,8 @@ class Segment:
 
     `index` holds the codes, `factors` are (n, bits), column by column. `alive` is a bitmap over positions, None when
     nothing in it was deleted. `centroids` are those of the inverted lists of `index`, None where a query has to look at
-    all of it, or walks through a graph.
+    all of it, or walks through a graph. `filed` are the codes as they lie in their file, mapped, (n, bits, m / 8); None
+    if they are in no file.
     """
 
     first_row: int
@@ -58,14 +60,30 @@ class Segment:
     alive: NDArray[np.uint8] | None
     count: int
     centroids: Centroids | None = None
+    filed: Planes | None = None
 
     @classmethod
     def build(
-        cls, data: SegmentData, distance: Distance, lists: Lists | None = None, links: Links | None = None
+        cls,
+        data: SegmentData,
+        distance: Distance,
+        lists: Lists | None = None,
+        links: Links | None = None,
+        *,
+        filed: Planes | None = None,
+        mapped: bool = False,
     ) -> Segment:
         """Lay codes out for scanning, in inverted lists or a graph if there is one; every row counts as alive.
 
-        Raises ValueError where the links of a graph are not of these codes.
+        Parameters
+        ----------
+        filed : the codes as they lie in their file, mapped.
+        mapped : codes stay there, none are held in memory. They must be in a file.
+
+        Raises
+        ------
+        ValueError
+            The links of a graph are not of these codes.
         """
         index: CodeIndex | GraphIndex
         if links is not None:
@@ -74,7 +92,10 @@ class Segment:
             index = GraphIndex.of(pieces, data.planes.shape[2], links)
         else:
             bands = norm_bands(data, distance) if lists is None else lists.positions()
-            index = CodeIndex(data.planes[:, 0], bands, interleave(data.planes[:, 1:]))
+            if mapped and filed is not None:
+                index = MappedIndex(filed, bands)
+            else:
+                index = CodeIndex(data.planes[:, 0], bands, interleave(data.planes[:, 1:]))
         return cls(
             first_row=data.first_row,
             end_row=data.end_row,
@@ -86,6 +107,7 @@ class Segment:
             alive=None,
             count=len(data),
             centroids=None if lists is None else Centroids(lists.centroids),
+            filed=filed,
         )
 
     def listed(self, lists: Lists) -> Segment:

@@ -17,6 +17,7 @@ from index import durable
 from index.binarizer import BinarizerFactory
 from index.collection import Collection
 from index.errors import CollectionExists, CorruptCollection, InvalidName, UnknownCollection
+from index.footprint import memory_of
 from index.lock import take_lock
 from index.maintenance import Maintainer
 from index.merging import save_all
@@ -89,10 +90,17 @@ class Store:
             self.damaged[path.name] = f"{path}: cannot be opened ({error})"
 
     def _add(self, path: Path) -> Collection:
-        collection = Collection(path, self._factory, self._options)
+        collection = Collection(path, self._factory, self._options, self._room())
         collection.on_change = self._wake
         self._open[path.name] = collection
         return collection
+
+    def _room(self) -> int | None:
+        """Return the bytes in memory that the limit leaves, None without one."""
+        limit = self._options.memory_limit
+        if limit is None:
+            return None
+        return limit - sum(sum(memory_of(collection).values()) for collection in self._all())
 
     def _wake(self) -> None:
         if self._maintainer is not None:

@@ -203,6 +203,7 @@ def info(engine: Engine, name: str) -> dict[str, Any]:
             "bits": state.bits,
             "code_dimensions": state.code_dimension,
             "bytes_per_point": state.code_bytes_per_point,
+            "mapped": state.codes_mapped,
             "binarizers": state.binarizers,
         },
         "index": state.index,
