@@ -2,7 +2,8 @@
 
 Of sample queries' true ten nearest rows it is known how far down each stage they came: in which of the nearest lists
 they lie, their rank among candidates by plane 0, and their rank by all planes. Widths find those that are within
-all three, so their recall is a count.
+all three, so their recall is a count. A filter leaves ten of the hundred nearest, say: how much farther down these come
+than the ten nearest tells by how much widths must grow under it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 from index.blobs import DamagedBlobs, load_blobs, save_blobs
 
 DEPTH = 10  # of the recall that is measured
-MAGIC = b"BFCALIB2"
+DEEP = 100  # the nearest rows, of which some are looked for too
+MAGIC = b"BFCALIB3"
 SHARES = np.geomspace(1 / 2000, 1, 40)
-RANKS = np.unique(np.geomspace(DEPTH, 4000, 28).astype(int))
+MOST = 4000
+RANKS = np.unique(np.geomspace(DEPTH, MOST, 28).astype(int))
 # What stages cost, in microseconds of one thread (docs/log.md): only their ratios count.
 LIST_COST = 2.5
 BYTE_COST = 0.00012  # of a code in a list that is looked into
@@ -28,17 +32,46 @@ STEP_COST = 0.009  # of a dimension of codes, for each code that a walk keeps
 VALUE_COST = 0.0026  # of a vector that is read
 # Sample queries reach a little more than others: of what a target allows to be lost, this part is kept back.
 MARGIN = 0.25
-SAVED = {"shares": "<f4", "first": "<i4", "ranks": "<i4", "groups": "u1"}  # arrays, and what they are in the file
+SAVED = {"shares": "<f4", "first": "<i4", "ranks": "<i4"}  # arrays, and what they are in the file
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """With what power of how deep a query looks, in ranks over `DEPTH`, widths grow to reach a target there.
+
+    A filter that lets one row in s pass makes a query look s times as deep, among as many fewer rows.
+    """
+
+    lists: float
+    candidates: float
+    rerank: float
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Widths for a target, and the recall that they have on the sample."""
+    """Widths for a target, the recall that they have on the sample, and how they grow under filters."""
 
     share: float
     candidates: int
     rerank: int
     recall: float
+    growth: Growth
+
+
+@dataclass(frozen=True, eq=False)
+class Whereabouts:
+    """Where neighbours were found.
+
+    Attributes
+    ----------
+    shares : (n,) float32, the least share of the nearest lists that holds a neighbour; 0 where there are no lists.
+    first, ranks : (n,) int32, its rank among what a scan proposes and by all planes, from 0; far beyond all widths
+        where it was not found. In a graph, one less than the width of the narrowest walk that meets it.
+    """
+
+    shares: NDArray[np.float32]
+    first: NDArray[np.int32]
+    ranks: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +103,15 @@ class Calibration:
     Attributes
     ----------
     shape : of the collection as it was measured.
-    shares : (n,) float32, the least share of the nearest lists that holds a neighbour; 0 where there are no lists.
-    first, ranks : (n,) int32, its rank among what a scan proposes and by all planes, from 0; far beyond all widths
-        where it was not found. In a graph, one less than the width of the narrowest walk that meets it.
-    groups : (n,) uint8, 0 for stored points as queries, 1 for queries that were asked. A target holds for both.
+    near : the n neighbours, ten a query.
+    deep : some of the hundred nearest of each.
+    groups : (n,) uint8, of `near`: 0 for stored points as queries, 1 for queries that were asked. A target holds for
+        both.
     """
 
     shape: Shape
-    shares: NDArray[np.float32]
-    first: NDArray[np.int32]
-    ranks: NDArray[np.int32]
+    near: Whereabouts
+    deep: Whereabouts
     groups: NDArray[np.uint8]
 
     @property
@@ -109,7 +141,22 @@ class Calibration:
         wanted = min(wanted, float(recalls[-1, -1, -1]))
         at = np.unravel_index(np.where(recalls >= wanted, costs, np.inf).argmin(), costs.shape)
         share, candidates, rerank = (int(place) for place in at)
-        return Settled(float(SHARES[share]), int(RANKS[candidates]), int(RANKS[rerank]), float(recalls[at]))
+        return Settled(
+            float(SHARES[share]), int(RANKS[candidates]), int(RANKS[rerank]), float(recalls[at]), self._growth(wanted)
+        )
+
+    def _growth(self, wanted: float) -> Growth:
+        """Return how much farther down as large a part of the hundred nearest comes than of the ten nearest."""
+        near, deep = self.near, self.deep
+
+        def farther(shallow: NDArray[Any], other: NDArray[Any], least: float, most: float) -> float:
+            of = [float(np.clip(np.quantile(values, wanted), least, most)) for values in (shallow, other)]
+            return float(np.log(of[1] / of[0]) / np.log(DEEP / DEPTH))
+
+        # Of ranks so many fewer count as the filter leaves out.
+        ranks = (farther(near.first, deep.first, DEPTH, MOST), farther(near.ranks, deep.ranks, DEPTH, MOST))
+        lists = farther(near.shares, deep.shares, float(SHARES[0]), 1.0)
+        return Growth(max(lists, 0.0), *(max(power - 1, 0.0) for power in ranks))
 
     @cached_property
     def _grid(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -117,9 +164,9 @@ class Calibration:
         size = (len(SHARES), len(RANKS), len(RANKS))
         places = np.stack(
             [
-                np.searchsorted(SHARES, self.shares),  # the first share that is as large
-                np.searchsorted(RANKS, self.first, side="right"),  # the first width that is larger
-                np.searchsorted(RANKS, self.ranks, side="right"),
+                np.searchsorted(SHARES, self.near.shares),  # the first share that is as large
+                np.searchsorted(RANKS, self.near.first, side="right"),  # the first width that is larger
+                np.searchsorted(RANKS, self.near.ranks, side="right"),
             ]
         )
         recalls = np.ones(size)
@@ -144,7 +191,10 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write it as a derived file, about its shape. Raises DiskFull."""
-        blobs = {name: getattr(self, name).astype(dtype, copy=False) for name, dtype in SAVED.items()}
+        blobs: dict[str, NDArray[Any]] = {"groups": self.groups.astype("u1", copy=False)}
+        for depth in ("near", "deep"):
+            for name, dtype in SAVED.items():
+                blobs[f"{depth}_{name}"] = getattr(getattr(self, depth), name).astype(dtype, copy=False)
         save_blobs(path, MAGIC, asdict(self.shape), blobs, synced=False)
 
 
@@ -152,7 +202,10 @@ def load_calibration(path: Path) -> Calibration | None:
     """Read a calibration; None unless there is one as it was written."""
     try:
         about, blobs = load_blobs(path, MAGIC)
-        arrays = {name: np.frombuffer(blobs[name], dtype) for name, dtype in SAVED.items()}
-        return Calibration(Shape(**about), **arrays)
+        near, deep = (
+            Whereabouts(**{name: np.frombuffer(blobs[f"{depth}_{name}"], dtype) for name, dtype in SAVED.items()})
+            for depth in ("near", "deep")
+        )
+        return Calibration(Shape(**about), near, deep, np.frombuffer(blobs["groups"], "u1"))
     except (DamagedBlobs, ValueError, KeyError, TypeError):
         return None

@@ -49,7 +49,8 @@ def search_codes(
     planes = [mapped.planes for mapped in queries.values()]
     stages.bits = max(planes, default=0)
     refining = params.symmetric or stages.bits > 1
-    widths = widths_of(params, k, distance, len(query), min(planes, default=1), calibration)
+    passing = 1.0 if allowed is None else len(allowed) / max(view.points, 1)
+    widths = widths_of(params, k, distance, len(query), min(planes, default=1), calibration, passing)
     k2, stages.target_recall = widths.rerank, widths.target
     found = scan(view, query, queries, k, widths, allowed, clock, stages)
     if refining:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.calibration import DEPTH, RANKS, Calibration, Shape
+from index.calibration import DEEP, DEPTH, RANKS, Calibration, Shape, Whereabouts
 from index.code_index import CodeIndex
 from index.exact import Scorer, read_scores
 from index.graph import GraphIndex
@@ -19,7 +19,8 @@ from index.walking import walk
 from index.widths import ALL_LISTS, Widths
 
 WIDE = 4000  # candidates that are refined
-READ = 1000  # of these, vectors that are read: true neighbours are the ten best of them
+READ = 4000  # of these, vectors that are read: true neighbours are the best of them
+SOME = slice(5, DEEP, 10)  # of the nearest rows, that are looked for beside the ten nearest
 NEVER = np.iinfo(np.int32).max
 WIDEST_WALK = 1000
 A_PIECE = 8  # queries
@@ -44,33 +45,50 @@ class Measuring:
         self._own = own
         self._first_asked = len(queries) - asked
         self._next = 0
-        self._parts: list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]] = []
+        self._near: list[Whereabouts] = []
+        self._deep: list[Whereabouts] = []
+        self._groups: list[NDArray[np.uint8]] = []
 
     def step(self, view: View) -> Calibration | None:
         """Measure with some more queries; return the calibration when that were all."""
         for at in range(self._next, min(self._next + A_PIECE, len(self._queries))):
-            found = found_at(view, Scorer(self._queries[at], self._distance), int(self._own[at]))
-            self._parts.append((*found, np.full(len(found[0]), at >= self._first_asked, dtype=np.uint8)))
+            near, deep = found_at(view, Scorer(self._queries[at], self._distance), int(self._own[at]))
+            self._near.append(near)
+            self._deep.append(deep)
+            self._groups.append(np.full(len(near.ranks), at >= self._first_asked, dtype=np.uint8))
         self._next += A_PIECE
         if self._next < len(self._queries):
             return None
-        shares, first, ranks, groups = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        return Calibration(self.shape, shares, first, ranks, groups)
+        return Calibration(self.shape, _joined(self._near), _joined(self._deep), np.concatenate(self._groups))
 
 
-def found_at(view: View, scorer: Scorer, own: int) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
-    """Return where a query's true ten nearest coded rows are found: see `Calibration`."""
+def _joined(parts: Sequence[Whereabouts]) -> Whereabouts:
+    return Whereabouts(
+        np.concatenate([part.shares for part in parts]),
+        np.concatenate([part.first for part in parts]),
+        np.concatenate([part.ranks for part in parts]),
+    )
+
+
+def found_at(view: View, scorer: Scorer, own: int) -> tuple[Whereabouts, Whereabouts]:
+    """Return where a query's true ten nearest coded rows are found, and some of its hundred nearest."""
     clock = Clock(stages := Stages(), None)
     mapped = map_query(view, scorer.query, scorer.distance, PARAMS)
     first = best_of(scan(view, scorer.query, mapped, DEPTH, EVERYTHING, None, clock, stages), WIDE)
     planes = max((part.query.planes for part in first), default=1)
     last = refined(first, symmetric=False) if planes > 1 else first
     by_last = _ranked(last, own)
-    rows, _ = best(*joined(list(read_scores(view, scorer, np.sort(by_last[:READ])))), DEPTH)
-    ranks = _scanned(first, rows)
+    nearest, _ = best(*joined(list(read_scores(view, scorer, np.sort(by_last[:READ])))), DEEP)
+    rows = np.concatenate([nearest[:DEPTH], nearest[SOME]])
+    scanned = _scanned(first, rows)
     if planes > 1:  # what is refined is chosen from all segments
-        ranks = np.maximum(ranks, _ranks(_ranked(first, own), rows))
-    return _shares(view, scorer.query, rows), ranks, _ranks(by_last, rows)
+        scanned = np.maximum(scanned, _ranks(_ranked(first, own), rows))
+    shares, ranks = _shares(view, scorer.query, rows), _ranks(by_last, rows)
+    near = min(DEPTH, len(nearest))
+    return (
+        Whereabouts(shares[:near], scanned[:near], ranks[:near]),
+        Whereabouts(shares[near:], scanned[near:], ranks[near:]),
+    )
 
 
 def _scanned(found: Sequence[Found], rows: Rows) -> NDArray[np.int32]:

@@ -15,7 +15,6 @@ from index.points import Float32s
 from index.segment import Segment
 from index.widths import Widths
 
-DEEPER = 0.25  # lists grow with this power of how deep a query looks: measured, docs/log.md
 LEAST_LISTS = 4
 
 
@@ -41,18 +40,18 @@ def lists_to_probe(
     """
     assert segment.centroids is not None
     assert isinstance(segment.index, CodeIndex)
-    centroids, sizes = segment.centroids, segment.index.sizes
+    centroids, sizes, power = segment.centroids, segment.index.sizes, widths.growth.lists
     plain = widths.probes or max(LEAST_LISTS, math.ceil(widths.share * len(centroids)))
     if allowed is None:
-        lists = centroids.nearest(query, _deeper(plain, k))
+        lists = centroids.nearest(query, _deeper(plain, k, power))
         return lists, int(sizes[lists].sum())
     counts = allowed.lists
     # Putting all lists in order takes FAISS longer than looking into most of them: as many as it will be, usually.
-    likely = _deeper(plain, k * len(segment) / max(allowed.count, 1))
+    likely = _deeper(plain, k * len(segment) / max(allowed.count, 1), power)
     for considered in (likely + likely // 4, len(centroids)):
         order = centroids.nearest(query, considered)
         reached = np.cumsum(counts[order])
-        near = min(_deeper(plain, _depth(reached, sizes[order], k)), len(centroids))
+        near = min(_deeper(plain, _depth(reached, sizes[order], k), power), len(centroids))
         enough = near / len(centroids) * allowed.count
         if near <= len(order) and reached[-1] >= enough:
             break
@@ -61,9 +60,9 @@ def lists_to_probe(
     return chosen, int(counts[chosen].sum())
 
 
-def _deeper(lists: int, depth: float) -> int:
+def _deeper(lists: int, depth: float, power: float) -> int:
     """Return how many lists are looked into for rows at some depth, where so many do for the ten best."""
-    return math.ceil(lists * math.pow(max(depth, DEPTH) / DEPTH, DEEPER))
+    return math.ceil(lists * math.pow(max(depth, DEPTH) / DEPTH, power))
 
 
 def _depth(reached: NDArray[np.int64], rows: NDArray[np.int64], k: int) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from index.calibration import DEPTH, Calibration
+from index.calibration import DEEP, DEPTH, Calibration, Growth
 from index.points import Distance, SearchParams
 
+TINY = 1e-12
 DEFAULT_TARGET = 0.98  # recall@10
 # k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors
 # make weaker codes and cheaper reads, so the number of values that rerank reads is what is constant. With further
@@ -18,6 +20,8 @@ RERANK_SHARE = {1: 1.0, 2: 0.3, 3: 0.2, 4: 0.15}
 # Measured on 465,369 texts (docs/log.md): .98 of the ten nearest rows are in the lists of the nearest tenth of
 # centroids.
 LISTS_SHARE = 0.1
+# Where nothing is measured: on the same texts, lists grew so with depth, and other widths did not.
+GROWTH = Growth(lists=0.25, candidates=0.0, rerank=0.0)
 
 
 ALL_LISTS = 1 << 30  # as `probes`: all codes are looked at, those in graphs too
@@ -32,6 +36,7 @@ class Widths:
     candidates : k1; of a graph, how wide walks are.
     rerank : k2.
     probes : lists looked into in each segment for its ten best rows; None: `share` of them, 0 to 1.
+    growth : how lists grow with how deep a query looks.
     target : recall@10 that was measured for what was not asked for otherwise; None if nothing was.
     """
 
@@ -39,6 +44,7 @@ class Widths:
     rerank: int
     probes: int | None
     share: float
+    growth: Growth = GROWTH
     target: float | None = None
 
     @property
@@ -54,7 +60,13 @@ def default_rerank(distance: Distance, dimension: int, bits: int) -> int:
 
 
 def widths_of(
-    params: SearchParams, k: int, distance: Distance, dimension: int, planes: int, calibration: Calibration | None
+    params: SearchParams,
+    k: int,
+    distance: Distance,
+    dimension: int,
+    planes: int,
+    calibration: Calibration | None,
+    passing: float = 1.0,
 ) -> Widths:
     """Return how wide a search for the k best is.
 
@@ -65,18 +77,22 @@ def widths_of(
     ----------
     planes : of the codes, that the search uses; those that a calibration was measured with, or it says nothing of k1
         and k2.
+    passing : the share of rows that a filter lets pass.
     """
     refining = params.symmetric or planes > 1
     share, k1, k2 = LISTS_SHARE, CANDIDATES, default_rerank(distance, dimension, planes)
     if refining:
         k1 = default_rerank(distance, dimension, 1)
-    target = None
+    target, growth = None, GROWTH
     if calibration is not None:
         target = params.target_recall or DEFAULT_TARGET
         settled = calibration.settled(target)
-        share = settled.share
+        share, growth = settled.share, settled.growth
         if planes == calibration.planes and not params.symmetric:
-            k1, k2 = settled.candidates, settled.rerank
+            # Deeper than it was measured, they are left as wide as there.
+            deeper = min(1 / max(passing, TINY), DEEP / DEPTH)
+            k1 = math.ceil(settled.candidates * deeper**growth.candidates)
+            k2 = math.ceil(settled.rerank * deeper**growth.rerank)
     if params.rerank is not None:
         k2 = params.rerank
     elif k > DEPTH:
@@ -85,4 +101,4 @@ def widths_of(
         k1 = params.candidates
     elif calibration is None or k > DEPTH:
         k1 = max(k1, 2 * k2)
-    return Widths(max(k1, k2, k), k2, params.probes, share, target)
+    return Widths(max(k1, k2, k), k2, params.probes, share, growth, target)

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from index import calibrating
 from index.calibrating import calibrate_piece
-from index.calibration import MARGIN, RANKS, SHARES, Calibration, Shape, load_calibration
+from index.calibration import MARGIN, RANKS, SHARES, Calibration, Shape, Whereabouts, load_calibration
 from index.errors import DiskFull, InvalidInput
 from index.exact import Scorer
+from index.filters import parse_filter
 from index.maintenance import optimize, step
 from index.measuring import NEVER, found_at
 from index.points import SearchParams
+from index.widths import widths_of
 from tests.index_fakes import batch_of, config, exact_scores, open_store, trained
 
 D = 24
@@ -74,7 +76,8 @@ def test_settled_widths_are_the_cheapest_that_reach_the_target(seed, planes, lis
     first = np.maximum(ranks, rng.geometric(0.01, n)).astype(np.int32)
     shares = rng.random(n).astype(np.float32) ** 3 if lists else np.zeros(n, np.float32)
     groups = (rng.random(n) < 0.4).astype(np.uint8)
-    calibration = Calibration(shape(planes, 100 * lists), shares, first, ranks, groups)
+    near = Whereabouts(shares, first, ranks)
+    calibration = Calibration(shape(planes, 100 * lists), near, near, groups)
     recalls, costs = calibration._grid
 
     def slow(share, candidates, rerank):
@@ -134,8 +137,11 @@ def test_what_is_measured_is_what_searches_find(store):
     view = collection.view
     for query in grouped(20, seed=5):
         unit = query / np.linalg.norm(query)
-        shares, first, ranks = found_at(view, Scorer(unit, "Cosine"), -1)
+        near, deep = found_at(view, Scorer(unit, "Cosine"), -1)
+        shares, first, ranks = near.shares, near.first, near.ranks
         best = np.argsort(-exact_scores(query, vectors, "Cosine"))[:10]
+        assert len(ranks) == len(deep.ranks) == 10
+        assert near.ranks.mean() < deep.ranks.mean()
         lists = view.segments[0].index.bands
         for share, candidates, rerank in [(0.1, 400, 20), (0.3, 40, 40), (1.0, 100, 15)]:
             promised = set(best[(shares <= share) & (first < candidates) & (ranks < rerank)].tolist())
@@ -149,10 +155,59 @@ def test_the_sample_leaves_itself_out(store):
     collection = written(store, vectors)
     optimize(collection)
     unit = vectors[7] / np.linalg.norm(vectors[7])
-    own = found_at(collection.view, Scorer(unit, "Cosine"), -1)
-    other = found_at(collection.view, Scorer(unit, "Cosine"), 7)
-    assert own[2][0] == 0
-    np.testing.assert_array_equal(own[2][1:] - 1, other[2][:9])
+    own, _ = found_at(collection.view, Scorer(unit, "Cosine"), -1)
+    other, _ = found_at(collection.view, Scorer(unit, "Cosine"), 7)
+    assert own.ranks[0] == 0
+    np.testing.assert_array_equal(own.ranks[1:] - 1, other.ranks[:9])
+
+
+def test_widths_grow_under_filters_as_what_is_deep_is_farther_down():
+    rng = np.random.default_rng(0)
+    ranks = rng.geometric(0.05, 1000).astype(np.int32)
+    shares = (rng.random(1000) * 0.1).astype(np.float32)
+    near = Whereabouts(shares, ranks, ranks)
+    groups = np.zeros(1000, np.uint8)
+    for times, of_lists, power in ((10, 1, 0.0), (40, 2, np.log10(4)), (3, 4, 0.0)):
+        deep = Whereabouts(shares * of_lists, ranks * times, ranks * times)
+        growth = Calibration(shape(), near, deep, groups).settled(0.9).growth
+        assert growth.rerank == pytest.approx(power, abs=0.05)
+        assert growth.candidates == pytest.approx(power, abs=0.05)
+        assert growth.lists == pytest.approx(np.log10(of_lists), abs=0.02)
+
+    calibration = Calibration(shape(), near, Whereabouts(shares, ranks * 40, ranks * 40), groups)
+    params = SearchParams(exact=False, target_recall=0.9)
+    plain, tenth, hundredth = (widths_of(params, 10, "Cosine", 384, 1, calibration, s) for s in (1.0, 0.1, 0.01))
+    assert tenth.rerank == pytest.approx(4 * plain.rerank, rel=0.15)
+    assert hundredth == tenth  # deeper than was measured
+    half = widths_of(params, 10, "Cosine", 384, 1, calibration, 0.5)
+    assert plain.rerank < half.rerank < tenth.rerank
+    asked = SearchParams(exact=False, target_recall=0.9, rerank=20)
+    assert widths_of(asked, 10, "Cosine", 384, 1, calibration, 0.1).rerank == 20
+
+
+def test_filters_reach_the_target_where_all_but_the_nearest_is_equally_far(tmp_path):
+    """A few near ones, then a crowd: a filter leaves those of the crowd, which codes tell apart badly."""
+    rng = np.random.default_rng(0)
+    crowd = rng.standard_normal((6000, 32)).astype(np.float32)
+    middles = crowd[:40]
+    near = np.repeat(middles, 12, axis=0) + 0.15 * rng.standard_normal((480, 32)).astype(np.float32)
+    vectors = np.concatenate([crowd, near])
+    store = open_store(tmp_path, **{**SMALL, "list_rows": 10**6})
+    collection = store.create("c", config(dimension=32))
+    payloads = [{"n": int(rng.integers(0, 100))} for _ in vectors]
+    collection.upsert(batch_of(range(len(vectors)), vectors, payloads))
+    optimize(collection)
+    allowed = np.array([payload["n"] < 30 for payload in payloads])
+    tree = parse_filter({"must": [{"key": "n", "range": {"lt": 30}}]})
+    queries = middles + 0.1 * rng.standard_normal(middles.shape).astype(np.float32)
+    params = SearchParams(exact=False, target_recall=0.95)
+    share = 0.0
+    for query in queries:
+        (found,) = collection.search(query[None], 10, filter=tree, params=params)
+        best = np.flatnonzero(allowed)[np.argsort(-exact_scores(query, vectors[allowed], "Cosine"))[:10]]
+        share += len(set(best.tolist()) & {hit.id for hit in found.hits}) / 10 / len(queries)
+    assert share >= 0.9
+    store.close()
 
 
 def test_explicit_knobs_override(store):
@@ -180,8 +235,11 @@ def test_it_is_saved_and_made_again_when_it_no_longer_fits(tmp_path, monkeypatch
     collection = store.get("c")
     loaded = collection.calibration
     assert loaded.shape == first.shape
-    for name in ("shares", "first", "ranks", "groups"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(first, name))
+    np.testing.assert_array_equal(loaded.groups, first.groups)
+    for depth in ("near", "deep"):
+        for name in ("shares", "first", "ranks"):
+            read, written_ = (getattr(getattr(one, depth), name) for one in (loaded, first))
+            np.testing.assert_array_equal(read, written_)
     assert not calibrate_piece(collection)
     collection.upsert(batch_of(range(N, N + 2000), grouped(2000, seed=1)))
     optimize(collection)
