@@ -9,6 +9,7 @@ from index.calibration import DEEP, DEPTH, Calibration, Growth
 from index.points import Distance, SearchParams
 
 TINY = 1e-12
+BEYOND = 1.5  # of ten rows that a filter leaves, some lie deeper than ten of all would on the average
 DEFAULT_TARGET = 0.98  # recall@10
 # k1 and k2: measured in docs/log.md for recall@10 >= .99 (text) and >= .98 (lognormal norms). Narrow vectors
 # make weaker codes and cheaper reads, so the number of values that rerank reads is what is constant. With further
@@ -91,6 +92,7 @@ def widths_of(
         if planes == calibration.planes and not params.symmetric:
             # Deeper than it was measured, they are left as wide as there.
             deeper = min(1 / max(passing, TINY), DEEP / DEPTH)
+            deeper *= BEYOND if passing < 1 else 1
             k1 = math.ceil(settled.candidates * deeper**growth.candidates)
             k2 = math.ceil(settled.rerank * deeper**growth.rerank)
     if params.rerank is not None:

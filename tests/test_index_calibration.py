@@ -19,7 +19,7 @@ from index.filters import parse_filter
 from index.maintenance import optimize, step
 from index.measuring import NEVER, found_at
 from index.points import SearchParams
-from index.widths import widths_of
+from index.widths import BEYOND, widths_of
 from tests.index_fakes import batch_of, config, exact_scores, open_store, trained
 
 D = 24
@@ -177,7 +177,7 @@ def test_widths_grow_under_filters_as_what_is_deep_is_farther_down():
     calibration = Calibration(shape(), near, Whereabouts(shares, ranks * 40, ranks * 40), groups)
     params = SearchParams(exact=False, target_recall=0.9)
     plain, tenth, hundredth = (widths_of(params, 10, "Cosine", 384, 1, calibration, s) for s in (1.0, 0.1, 0.01))
-    assert tenth.rerank == pytest.approx(4 * plain.rerank, rel=0.15)
+    assert tenth.rerank == pytest.approx(4 * BEYOND ** np.log10(4) * plain.rerank, rel=0.15)
     assert hundredth == tenth  # deeper than was measured
     half = widths_of(params, 10, "Cosine", 384, 1, calibration, 0.5)
     assert plain.rerank < half.rerank < tenth.rerank
