@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from index import durable
-from index.allowed import Allowed, Kept, Selections
+from index.allowed import Allowed
 from index.appender import VectorAppender
 from index.binarizer import Binarizer, BinarizerFactory
 from index.calibration import Calibration, load_calibration
@@ -41,6 +41,7 @@ from index.measuring import Measuring
 from index.meter import Asked, RecallMeter
 from index.opening import open_view
 from index.options import StoreOptions
+from index.parallel import Workers
 from index.payload import PayloadEdit
 from index.points import (
     Batch,
@@ -58,6 +59,7 @@ from index.ranking import Clock, Ranking
 from index.record import FileEntry, Reader, Record, Writer
 from index.sealing import sealed
 from index.selecting import page_of, select
+from index.selections import Kept, Selections
 from index.view import View
 
 log = logging.getLogger(__name__)
@@ -74,7 +76,14 @@ EDIT_ROWS = 10_000  # payloads held at once while a filter's points are edited
 class Collection:
     """One collection in its directory. Made and opened by `Store`."""
 
-    def __init__(self, folder: Path, factory: BinarizerFactory, options: StoreOptions, room: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        factory: BinarizerFactory,
+        options: StoreOptions,
+        workers: Workers,
+        room: int | None = None,
+    ) -> None:
         """Open the collection that lies in `folder`. Raises CorruptCollection if its truth is damaged.
 
         room : bytes in memory for its codes; where they take more, they stay in their files. None: any.
@@ -82,6 +91,7 @@ class Collection:
         self.folder = folder
         self.name = folder.name
         self.factory = factory
+        self.workers = workers
         self.record = Record(folder / "record.db")
         self.on_change: Callable[[], None] = lambda: None
         self.last_write = time.monotonic()
@@ -359,14 +369,14 @@ class Collection:
 
     def count(self, filter: Filter | None = None, deadline: float | None = None) -> int:
         """Return the number of points, of those that fulfil a filter if one is given."""
-        if filter is None:
-            with self.record.snapshot() as reader:
-                return reader.count()
         with self.snapshot() as (view, reader):
-            return len(self.selected(view, reader, filter, deadline).allowed)
+            chosen = self.selected(view, reader, filter, deadline)
+            return reader.count() if chosen is None else len(chosen.allowed)
 
-    def selected(self, view: View, reader: Reader, filter: Filter, deadline: float | None) -> Kept:
-        """Return what a filter selects, of a snapshot."""
+    def selected(self, view: View, reader: Reader, filter: Filter | None, deadline: float | None) -> Kept | None:
+        """Return what a filter selects, of a snapshot; None where it selects everything because it asks for nothing."""
+        if filter is None or filter == Filter():
+            return None
         known = self.selections.get(filter, view.seq)
         if known is not None:
             return known
@@ -414,14 +424,15 @@ class Collection:
                 self.seal()
         with self.snapshot() as (view, reader):
             started = time.perf_counter()
-            chosen = None
-            if filter is not None and filter != Filter():
-                chosen = self.selected(view, reader, filter, deadline)
+            chosen = self.selected(view, reader, filter, deadline)
             filtering = (time.perf_counter() - started) * 1e3
+            allowed = None if chosen is None else chosen.allowed
+
+            def rank(query: Float32s) -> Ranking:
+                return self._rank(view, Scorer(query, self.config.distance, within), k, allowed, params, deadline)
+
             results = []
-            for query in prepared:
-                scorer = Scorer(query, self.config.distance, within)
-                ranking = self._rank(view, scorer, k, chosen.allowed if chosen else None, params, deadline)
+            for query, ranking in zip(prepared, self.workers.map(rank, list(prepared)), strict=True):
                 if ranking.stages.mode == "codes":
                     self.asked.append(query)
                     self.meter.offer(Asked(query, k, params, filter, within))
@@ -449,8 +460,8 @@ class Collection:
         if exact:
             if view.named:
                 view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
-            return search_exact(view, scorer, k, None if allowed is None else allowed.rows, deadline)
-        return search_codes(view, scorer, k, allowed, params, deadline, self.calibration)
+            return search_exact(view, scorer, k, allowed, deadline)
+        return search_codes(view, scorer, k, allowed, params, deadline, self.calibration, self.workers)
 
     # Upkeep
 

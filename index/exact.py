@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index.allowed import Allowed
 from index.points import Distance, Float32s, Rows, Stages
 from index.ranking import Clock, Ranking, best, joined
 from index.vector_file import chunk_rows
@@ -53,7 +54,7 @@ class Scorer:
         return -np.sqrt(squares)
 
 
-def search_exact(view: View, scorer: Scorer, k: int, allowed: Rows | None, deadline: float | None) -> Ranking:
+def search_exact(view: View, scorer: Scorer, k: int, allowed: Allowed | None, deadline: float | None) -> Ranking:
     """Score every (allowed) full-precision vector. Ties: the lower row first."""
     stages = Stages(mode="exact", plan="read all" if allowed is None else "read allowed")
     clock = Clock(stages, deadline)
@@ -71,10 +72,10 @@ def search_exact(view: View, scorer: Scorer, k: int, allowed: Rows | None, deadl
     return Ranking(rows=rows, scores=scores, stages=stages)
 
 
-def _exact_scores(view: View, scorer: Scorer, allowed: Rows | None) -> Iterator[tuple[Rows, Float32s]]:
+def _exact_scores(view: View, scorer: Scorer, allowed: Allowed | None) -> Iterator[tuple[Rows, Float32s]]:
     """Yield rows and scores, in bounded pieces, of everything that counts and is allowed."""
     if allowed is not None:
-        yield from read_scores(view, scorer, allowed)
+        yield from read_scores(view, scorer, allowed.rows)
         return
     for segment in view.segments:
         # Scoring a few dead rows too is cheaper than copying the living ones together.
@@ -99,11 +100,11 @@ def read_scores(view: View, scorer: Scorer, rows: Rows) -> Iterator[tuple[Rows, 
         yield piece, scores
 
 
-def tail_scores(view: View, scorer: Scorer, allowed: Rows | None) -> tuple[Rows, Float32s]:
+def tail_scores(view: View, scorer: Scorer, allowed: Allowed | None) -> tuple[Rows, Float32s]:
     """Return rows and scores of the (allowed) rows of the tail that count."""
     tail = view.tail
     if allowed is not None:
-        rows = allowed[np.searchsorted(allowed, tail.first_row) :]
+        rows = allowed.rows[np.searchsorted(allowed.rows, tail.first_row) :]
         return rows, scorer.scores(tail.buffer[rows - tail.first_row])
     scores = scorer.scores(tail.vectors)
     return tail.alive_rows(), scores if tail.alive.all() else scores[tail.alive]

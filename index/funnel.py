@@ -11,8 +11,9 @@ import numpy as np
 from index.allowed import Allowed
 from index.calibration import Calibration
 from index.exact import Scorer, read_scores, search_exact, tail_scores
+from index.parallel import Workers
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
-from index.proposing import best_of, map_query, refined, scan
+from index.proposing import ALONE, best_of, map_query, refined, scan
 from index.ranking import Clock, Ranking, best, joined
 from index.view import View
 from index.widths import widths_of
@@ -29,6 +30,7 @@ def search_codes(
     params: SearchParams,
     deadline: float | None,
     calibration: Calibration | None = None,
+    workers: Workers = ALONE,
 ) -> Ranking:
     """Find candidates among the codes and rank the best of them with full-precision vectors.
 
@@ -36,12 +38,12 @@ def search_codes(
     when k (allowed) rows exist: k1 is at least k, and where lists that are looked into hold fewer, all are. How wide
     the stages are: `index/widths.py`. Where k2 is less than k, rows beyond it keep their estimates as scores; so do
     rows whose vectors are dropped. Estimates are of products of whole vectors: `scorer.within` counts in what is
-    read.
+    read. Segments are looked through side by side, as `workers` allow.
     """
     query, distance = scorer.query, scorer.distance
     readable = max(READ_ALLOWED, k) if params.rerank is None else params.rerank
     if allowed is not None and len(allowed) <= readable and view.readable(allowed.rows).all():
-        return search_exact(view, scorer, k, allowed.rows, deadline)
+        return search_exact(view, scorer, k, allowed, deadline)
     stages = Stages(mode="codes", symmetric=params.symmetric)
     clock = Clock(stages, deadline)
     queries = map_query(view, query, distance, params)
@@ -52,7 +54,7 @@ def search_codes(
     passing = 1.0 if allowed is None else len(allowed) / max(view.points, 1)
     widths = widths_of(params, k, distance, len(query), min(planes, default=1), calibration, passing)
     k2, stages.target_recall = widths.rerank, widths.target
-    found = scan(view, query, queries, k, widths, allowed, clock, stages)
+    found = scan(view, query, queries, k, widths, allowed, clock, stages, workers)
     if refining:
         found = best_of(found, widths.candidates)
         stages.refined = sum(len(part.positions) for part in found)
@@ -70,7 +72,7 @@ def search_codes(
         scored.append(piece)
     clock.lap("rerank")
     if view.tail.count:
-        scored.append(tail_scores(view, scorer, None if allowed is None else allowed.rows))
+        scored.append(tail_scores(view, scorer, allowed))
         stages.scanned += len(scored[-1][0])
     rows, scores = best(*joined(scored), k)
     clock.lap("tail")

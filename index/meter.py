@@ -142,7 +142,7 @@ def measure(
     DeadlineExceeded
         It takes too long.
     """
-    exact = search_exact(view, scorer, asked.k, None if allowed is None else allowed.rows, deadline)
+    exact = search_exact(view, scorer, asked.k, allowed, deadline)
     if not len(exact.rows):
         return None
     found = _share(search_codes(view, scorer, asked.k, allowed, asked.params, deadline, calibration), exact)

@@ -78,8 +78,7 @@ def _asked(
 
 def _measured(collection: Collection, asked: Asked, deadline: float | None) -> Measured | None:
     with collection.snapshot() as (view, reader):
-        allowed = None
-        if asked.filter is not None and asked.filter != Filter():
-            allowed = collection.selected(view, reader, asked.filter, deadline).allowed
+        chosen = collection.selected(view, reader, asked.filter, deadline)
+        allowed = None if chosen is None else chosen.allowed
         scorer = Scorer(asked.query, collection.config.distance, asked.within)
         return measure(view, asked, scorer, allowed, collection.calibration, deadline)

@@ -26,6 +26,7 @@ class StoreOptions:
     idle_seconds : quiet time after which segments are merged further.
     recall_sample : share of live searches of codes that are run again exactly, to measure their recall.
     memory_limit : bytes that all collections of a store may take in memory together (`footprint.memory_of`); None: any.
+    threads : segments of one query, and queries of one batch, that are looked through at the same time.
     background : run maintenance in a thread; without it, the caller runs `maintenance.step`.
     """
 
@@ -42,6 +43,7 @@ class StoreOptions:
     idle_seconds: float = 5.0
     recall_sample: float = 0.0
     memory_limit: int | None = None
+    threads: int = 1
     background: bool = True
 
     def for_dimension(self, dimension: int) -> StoreOptions:

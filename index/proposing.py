@@ -14,9 +14,10 @@ import numpy as np
 from index.allowed import Allowed, Places
 from index.binarizer import Binarizer
 from index.code_index import CodeIndex, Positions
-from index.codes import Planes, values
+from index.codes import values
 from index.graph import GraphIndex
 from index.mapped_index import row_scores
+from index.parallel import Workers
 from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
@@ -32,6 +33,7 @@ from index.widths import Widths
 # plane halves the deviation.
 OPTIMISM = 1.2
 SCAN = 28  # codes that are scanned in blocks while one is scored by itself (docs/log.md)
+ALONE = Workers(1)
 FINEST = np.float32(64)  # products of values of up to four planes are whole multiples of 1 / 64
 
 
@@ -109,6 +111,15 @@ class Found:
         return self.segment.rows_at(self.positions)
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was looked at in a segment: see `Stages`."""
+
+    scanned: int = 0
+    probed: int = 0
+    walked: int = 0
+
+
 def scan(
     view: View,
     query: Float32s,
@@ -118,60 +129,64 @@ def scan(
     allowed: Allowed | None,
     clock: Clock,
     stages: Stages,
+    workers: Workers = ALONE,
 ) -> list[Found]:
     """Return what each segment proposes: `widths.candidates` of every band, of the lists looked into, or of a graph.
 
     Graphs are walked by all planes, all else is scanned by plane 0.
     """
-    found = []
-    for segment in view.segments:
+
+    def propose(segment: Segment) -> tuple[Found, Looked] | None:
         clock.check()
         places = None if allowed is None else allowed.places(segment)
-        rows = segment.count if places is None else places.count
-        if rows == 0:
-            continue
-        part = _candidates(segment, query, mapped[segment.binarizer], k, widths, places, stages)
-        stages.candidates += len(part.positions)
-        found.append(part)
+        if (segment.count if places is None else places.count) == 0:
+            return None
+        return _candidates(segment, query, mapped[segment.binarizer], k, widths, places)
+
+    parts = [part for part in workers.map(propose, view.segments) if part is not None]
+    for found, looked in parts:
+        stages.scanned += looked.scanned
+        stages.probed += looked.probed
+        stages.walked += looked.walked
+        stages.candidates += len(found.positions)
     clock.lap("scan")
-    return found
+    return [found for found, _ in parts]
 
 
 def _candidates(
-    segment: Segment, query: Float32s, own: Mapped, k: int, widths: Widths, places: Places | None, stages: Stages
-) -> Found:
-    """Return the candidates of a segment, and count what was looked at.
+    segment: Segment, query: Float32s, own: Mapped, k: int, widths: Widths, places: Places | None
+) -> tuple[Found, Looked]:
+    """Return the candidates of a segment, and what was looked at.
 
     Codes that a filter leaves are scored one by one, where they are so few that a scan of all around them costs more.
     """
     k1, index = widths.candidates, segment.index
     if isinstance(index, GraphIndex):
         width = len(segment) if widths.everything else k1
-        positions, sums, looked_at = walk(segment, index, own.coded, k, width, places)
-        stages.walked += looked_at
-        return Found(segment, own, positions, sums, segment.bits)
+        positions, sums, walked = walk(segment, index, own.coded, k, width, places)
+        return Found(segment, own, positions, sums, segment.bits), Looked(walked=walked)
     rows, bitmap = (segment.count, segment.alive) if places is None else (places.count, places.bitmap)
-    few = None if places is None else places.few
+    few = None if places is None or segment.filed is None else places.few
     if segment.centroids is None:
-        stages.scanned += rows
-        if few is not None and segment.filed is not None and rows * SCAN < len(segment):
-            return _scored(segment, segment.filed, own, few)
-        return Found(segment, own, *index.scan(own.coded, k1, bitmap), 1)
+        if few is not None and rows * SCAN < len(segment):
+            return _scored(segment, own, few), Looked(rows)
+        return Found(segment, own, *index.scan(own.coded, k1, bitmap), 1), Looked(rows)
     lists, held = lists_to_probe(segment, query, k, widths, places)
-    if held < min(k, rows):
-        lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
-    stages.probed += len(lists)
-    stages.scanned += held
-    if few is not None and segment.filed is not None and held * SCAN < index.sizes[lists].sum():
+    if few is not None and held >= min(k, rows) and held * SCAN < index.sizes[lists].sum():
         chosen = np.zeros(len(segment.centroids), dtype=np.bool_)
         chosen[lists] = True
-        return _scored(segment, segment.filed, own, few[chosen[index.lists_of(few)]])
-    return Found(segment, own, *index.probe(own.coded, k1, bitmap, lists), 1)
+        return _scored(segment, own, few[chosen[index.lists_of(few)]]), Looked(held, len(lists))
+    positions, sums = index.probe(own.coded, k1, bitmap, lists)
+    if len(positions) < min(k, rows):
+        lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
+        positions, sums = index.probe(own.coded, k1, bitmap, lists)
+    return Found(segment, own, positions, sums, 1), Looked(held, len(lists))
 
 
-def _scored(segment: Segment, filed: Planes, own: Mapped, positions: Positions) -> Found:
-    """Score codes at some positions by all planes that the query uses."""
-    sums = row_scores(own.coded, filed.take(positions, axis=0, mode="clip"), own.planes)
+def _scored(segment: Segment, own: Mapped, positions: Positions) -> Found:
+    """Score codes at some positions by all planes that the query uses, as they lie in the segment's file."""
+    assert segment.filed is not None
+    sums = row_scores(own.coded, segment.filed.take(positions, axis=0, mode="clip"), own.planes)
     return Found(segment, own, positions, sums, own.planes)
 
 

@@ -22,6 +22,7 @@ from index.lock import take_lock
 from index.maintenance import Maintainer
 from index.merging import save_all
 from index.options import StoreOptions
+from index.parallel import Workers
 from index.points import CollectionConfig
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Store:
         self._folder = directory / "collections"
         self._factory = factory
         self._options = options or StoreOptions()
+        self._workers = Workers(self._options.threads)
         self._lock = threading.Lock()
         self._open: dict[str, Collection] = {}
         self.damaged: dict[str, str] = {}
@@ -90,7 +92,7 @@ class Store:
             self.damaged[path.name] = f"{path}: cannot be opened ({error})"
 
     def _add(self, path: Path) -> Collection:
-        collection = Collection(path, self._factory, self._options, self._room())
+        collection = Collection(path, self._factory, self._options, self._workers, self._room())
         collection.on_change = self._wake
         self._open[path.name] = collection
         return collection
@@ -183,6 +185,7 @@ class Store:
                     log.exception("the codes of %s were not saved; the next start makes them again", collection.name)
                 collection.close()
             self._open.clear()
+        self._workers.close()
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None

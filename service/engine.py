@@ -56,13 +56,11 @@ class Engine:
         encoders: Encoders,
         encoding: QueryEncoding,
         options: StoreOptions,
-        faiss_threads: int,
         searches_at_once: int,
     ) -> None:
         self.encoders = encoders
         self.encoding = encoding
         self._query_vectors = QueryVectors(encoders, encoding)
-        self._faiss_threads = faiss_threads
         self._places = Places(searches_at_once)
         self.factory = Binarizers()
         self.options = options
@@ -81,8 +79,8 @@ class Engine:
         self._store.close()
 
     def prepare_thread(self) -> None:
-        """Set the limits that FAISS keeps per calling thread."""
-        set_threads(self._faiss_threads)
+        """Set the limits that FAISS keeps per calling thread: work is shared out above it."""
+        set_threads(1)
 
     # -- writes
 

@@ -87,4 +87,4 @@ def _calibrated(calibration: Calibration | None) -> dict[str, Any] | None:
     if calibration is None:
         return None
     targets = [{"target_recall": target} | asdict(calibration.settled(target)) for target in _TARGETS]
-    return {"shape": asdict(calibration.shape), "queries": len(calibration.ranks) // DEPTH, "targets": targets}
+    return {"shape": asdict(calibration.shape), "queries": len(calibration.near.ranks) // DEPTH, "targets": targets}

@@ -182,7 +182,12 @@ class Settings(BaseModel):
     training_nice: int = Field(
         default=10, ge=0, le=19, description="How far a process that trains steps back behind searches (`nice`)."
     )
-    faiss_threads: int = Field(default=1, ge=1, le=256, description="FAISS threads of one search.")
+    faiss_threads: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Threads that all searches share for segments of one query and queries of one batch.",
+    )
     encoder_threads: int = Field(
         default=0, ge=0, le=256, description="Threads that encode texts, in any runtime; 0: one per core."
     )

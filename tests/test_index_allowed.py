@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from index import allowed
-from index.allowed import Allowed, Selections
+from index import selections
+from index.allowed import Allowed
 from index.filters import parse_filter
 from index.footprint import footprint
 from index.maintenance import optimize
 from index.payload import PayloadEdit
 from index.points import SearchParams
 from index.selecting import Selection
+from index.selections import Selections
 from tests.index_fakes import batch_of, config, open_store, vectors_of
 from tests.random_filters import filters
 
@@ -95,7 +96,7 @@ def test_what_is_kept_is_bounded(monkeypatch):
     assert kept.memory_bytes() == 32 * 16_000
     kept.keep(trees[99], 2, Selection(np.arange(4000), 0))
     assert kept.memory_bytes() == 31 * 16_000 + 32_000
-    monkeypatch.setattr(allowed, "KEPT_BYTES", 100_000)
+    monkeypatch.setattr(selections, "KEPT_BYTES", 100_000)
     kept.keep(trees[0], 2, Selection(np.arange(5000), 0))
     assert kept.memory_bytes() <= 100_000
     assert kept.get(trees[0], 2) is not None

@@ -10,7 +10,6 @@ import orjson
 import pytest
 
 from index import indexing, selecting
-from index.allowed import Selections
 from index.errors import DeadlineExceeded
 from index.fields import indexes
 from index.fields.field import FieldIndex
@@ -20,6 +19,7 @@ from index.paths import parse_path
 from index.payload import PayloadEdit
 from index.points import SearchParams
 from index.selecting import select
+from index.selections import Selections
 from tests.index_fakes import batch_of, config, open_store, vectors_of
 
 CITY, AGE = parse_path("city"), parse_path("age")
