@@ -1,4 +1,4 @@
-"""A collection: durable points, codes in memory, search. Joins record, vectors, codes and the funnel.
+"""A collection: durable points, codes in memory. Joins record, vectors and codes; how it is read: `index/reading.py`.
 
 Any number of threads may call it. Writers share commits (`index/commit.py`); each commit publishes an
 immutable view; a reader keeps the view and the SQLite snapshot that it started with.
@@ -10,35 +10,29 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import orjson
 
 from index import durable
-from index.allowed import Allowed
 from index.appender import VectorAppender
 from index.binarizer import Binarizer, BinarizerFactory
 from index.calibration import Calibration, load_calibration
 from index.clustering import Clustering
 from index.commit import Change, Committer
-from index.errors import DiskFull, InvalidInput, ReadOnlyCollection, VectorsDropped
-from index.exact import Scorer, search_exact
-from index.fetching import hits_at, points_at
+from index.errors import InvalidInput
 from index.fields.bitmaps import bitmap_of
 from index.fields.indexes import Changes, PayloadIndexes
 from index.filters import Filter
-from index.funnel import search_codes
 from index.graph_building import GraphBuilding
 from index.ids import PointId
 from index.info import codes_in_memory, describe
 from index.measuring import Measuring
-from index.meter import Asked, RecallMeter
+from index.meter import RecallMeter
 from index.opening import open_view
 from index.options import StoreOptions
 from index.parallel import Workers
@@ -48,18 +42,14 @@ from index.points import (
     CollectionConfig,
     CollectionInfo,
     Float32s,
-    Point,
     Rows,
-    SearchParams,
-    SearchResult,
-    Stored,
     prepare_vectors,
 )
-from index.ranking import Clock, Ranking
-from index.record import FileEntry, Reader, Record, Writer
+from index.reading import Reading
+from index.record import FileEntry, Record, Writer
 from index.sealing import sealed
-from index.selecting import page_of, select
-from index.selections import Kept, Selections
+from index.selecting import select
+from index.selections import Selections
 from index.view import View
 
 log = logging.getLogger(__name__)
@@ -68,12 +58,11 @@ T = TypeVar("T")
 
 SEED = 0
 ASKED = 256  # queries that are remembered, to calibrate with
-SNAPSHOT_SECONDS = 10.0
 CODES_ONLY_FILE_BYTES = 16 * 1024 * 1024  # the newest vector file stays: let that be little
 EDIT_ROWS = 10_000  # payloads held at once while a filter's points are edited
 
 
-class Collection:
+class Collection(Reading):
     """One collection in its directory. Made and opened by `Store`."""
 
     def __init__(
@@ -301,180 +290,7 @@ class Collection:
             writer.drop_binarizers([version])
             return version, binarizer
 
-    # Reading
-
-    @contextmanager
-    def snapshot(self) -> Iterator[tuple[View, Reader]]:
-        """Take a view and a reader of the record that belong together."""
-        with ExitStack() as stack:
-            end = time.monotonic() + SNAPSHOT_SECONDS
-            while True:
-                reader = stack.enter_context(self.record.snapshot())
-                view = self._view
-                if reader.seq() == view.seq:
-                    break
-                # Between a COMMIT and its view lie microseconds: begin again.
-                stack.close()
-                if time.monotonic() > end:
-                    raise RuntimeError(f"{self.folder}: the record and the view have come apart; restart the service")
-                time.sleep(0.0001)
-            yield view, reader
-
-    def stored(self, ids: Sequence[PointId]) -> dict[PointId, Stored]:
-        """Return hash and payload of those ids that exist."""
-        with self.record.snapshot() as reader:
-            return reader.stored(ids)
-
-    def points(self, ids: Sequence[PointId], *, with_vector: bool = False, with_text: bool = False) -> list[Point]:
-        """Return those points that exist, in the order of `ids`."""
-        with self.snapshot() as (view, reader):
-            found = reader.stored(ids)
-            chosen = [(point_id, found[point_id]) for point_id in dict.fromkeys(ids) if point_id in found]
-            rows = [(stored.row, point_id, stored.payload) for point_id, stored in chosen]
-            return points_at(view, reader, rows, with_vector=with_vector, with_text=with_text)
-
-    def scroll(
-        self,
-        *,
-        after: PointId | None = None,
-        limit: int,
-        filter: Filter | None = None,
-        with_vector: bool = False,
-        with_text: bool = False,
-        deadline: float | None = None,
-    ) -> tuple[list[Point], PointId | None]:
-        """Return up to `limit` points in the order of ids, from `after` (inclusive) on, and the next id."""
-        with self.snapshot() as (view, reader):
-            chosen, following = page_of(reader, filter, after, limit, deadline, indexes=self.fields, view=view)
-            points = points_at(view, reader, chosen, with_vector=with_vector, with_text=with_text)
-        return points, following
-
-    def sample(self, n: int, seed: int) -> tuple[Rows, Float32s]:
-        """Draw up to n points evenly; return their rows, ascending, and `(n, d)` float32 vectors as stored.
-
-        Points whose vectors are dropped are passed over; raises VectorsDropped when there are no others.
-        """
-        view = self._view
-        rows = view.alive_rows()
-        stored = view.readable(rows)
-        if len(rows) and not stored.any():
-            raise VectorsDropped(
-                f"the collection keeps codes only: the full-precision vectors of all {len(rows)} points are gone",
-                hint="use vectors from where they came from",
-            )
-        rows = rows[stored]
-        if len(rows) > n:
-            rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
-        return rows, view.read(rows)
-
-    def count(self, filter: Filter | None = None, deadline: float | None = None) -> int:
-        """Return the number of points, of those that fulfil a filter if one is given."""
-        with self.snapshot() as (view, reader):
-            chosen = self.selected(view, reader, filter, deadline)
-            return reader.count() if chosen is None else len(chosen.allowed)
-
-    def selected(self, view: View, reader: Reader, filter: Filter | None, deadline: float | None) -> Kept | None:
-        """Return what a filter selects, of a snapshot; None where it selects everything because it asks for nothing."""
-        if filter is None or filter == Filter():
-            return None
-        known = self.selections.get(filter, view.seq)
-        if known is not None:
-            return known
-        found = select(reader, filter, deadline, indexes=self.fields, view=view)
-        return self.selections.keep(filter, view.seq, found)
-
-    def search(
-        self,
-        queries: Float32s,
-        k: int,
-        *,
-        filter: Filter | None = None,
-        params: SearchParams | None = None,
-        with_payload: bool = True,
-        with_text: bool = False,
-        with_vector: bool = False,
-        within: Float32s | None = None,
-        deadline: float | None = None,
-    ) -> list[SearchResult]:
-        """Find the k best points for each query.
-
-        Parameters
-        ----------
-        queries : (nq, d) float32; normalised here under Cosine.
-        k : how many, at least 1. Never fewer come back while so many (matching) points exist.
-        within : (s, d) float32, orthonormal rows: the queries lie in the part of the space that these span, and under
-            Cosine documents are compared by their direction in it. Costs s products more a vector that is read.
-        deadline : `time.monotonic()` after which DeadlineExceeded is raised.
-
-        Returns
-        -------
-        One result a query; scores: higher is better, under Euclid the negative distance.
-        """
-        params = params or SearchParams()
-        prepared = prepare_vectors(queries, self.config)
-        if params.bits is not None and params.bits > self.bits:
-            raise InvalidInput(
-                f"bits {params.bits} were asked for, this collection stores {self.bits}",
-                param="params.bits",
-                hint=f"use 1 to {self.bits}",
-            )
-        if params.exact is False and not self._view.segments:
-            # Without room to write the tail stays as it is and is scored exactly.
-            with suppress(DiskFull, ReadOnlyCollection):
-                self.seal()
-        with self.snapshot() as (view, reader):
-            started = time.perf_counter()
-            chosen = self.selected(view, reader, filter, deadline)
-            filtering = (time.perf_counter() - started) * 1e3
-            allowed = None if chosen is None else chosen.allowed
-
-            def rank(query: Float32s) -> Ranking:
-                return self._rank(view, Scorer(query, self.config.distance, within), k, allowed, params, deadline)
-
-            results = []
-            for query, ranking in zip(prepared, self.workers.map(rank, list(prepared)), strict=True):
-                if ranking.stages.mode == "codes":
-                    self.asked.append(query)
-                    self.meter.offer(Asked(query, k, params, filter, within))
-                if chosen is not None:
-                    ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.allowed), chosen.read
-                    ranking.stages.milliseconds["filter"] = round(filtering, 4)
-                clock = Clock(ranking.stages, deadline)
-                hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)
-                clock.lap("fetch")
-                results.append(SearchResult(hits=hits, stages=ranking.stages))
-            return results
-
-    def _rank(
-        self,
-        view: View,
-        scorer: Scorer,
-        k: int,
-        allowed: Allowed | None,
-        params: SearchParams,
-        deadline: float | None,
-    ) -> Ranking:
-        exact = params.exact
-        if exact is None:
-            exact = view.points <= self.options.exact_below and not view.named
-        if exact:
-            if view.named:
-                view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
-            return search_exact(view, scorer, k, allowed, deadline)
-        return search_codes(view, scorer, k, allowed, params, deadline, self.calibration, self.workers)
-
     # Upkeep
-
-    @property
-    def view(self) -> View:
-        """The picture of the last commit."""
-        return self._view
-
-    @property
-    def bits(self) -> int:
-        """The planes of new codes."""
-        newest = self._view.newest
-        return newest.bits if newest else self.config.bits
 
     @property
     def committer(self) -> Committer:

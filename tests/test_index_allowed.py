@@ -54,7 +54,7 @@ def test_a_filter_is_worked_out_once_a_commit(store, monkeypatch):
     collection = written(store)
     odd = {i for i in range(N) if i % 2}
     assert ids(collection, ONE)[0] == odd
-    monkeypatch.setattr("index.collection.select", None)
+    monkeypatch.setattr("index.reading.select", None)
     assert ids(collection, ONE)[0] == odd
     assert collection.count(ONE) == len(odd)
     monkeypatch.undo()
