@@ -48,8 +48,8 @@ class CollectionConfig:
     bits : 1, 2 or 4, the planes that codes keep for each of their dimensions.
     code_dimension : dimensions that codes keep, 1 to d, before they are rounded up to a multiple of 8; None: all.
     store_vectors : False drops full-precision vectors once their codes are stored.
-    index : what large segments get: inverted `lists`, built fast and light, or a `graph`, which answers faster but is
-        built some ten times slower and takes four bits a dimension and some 140 bytes a point more.
+    index : what large segments get: inverted `lists`, built fast and light, or a `graph`, which is built four times
+        slower and takes four bits a dimension and 112 bytes a point more (docs/benchmarks.md says when it pays).
     """
 
     dimension: int
