@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+from index import calibrating
 from index.options import StoreOptions
 from models import InvalidText
 from models.encoder import Encoded
@@ -180,3 +181,12 @@ def lively(tmp_path_factory):
     from tests.toy_encoders import write_toy
 
     return write_toy(tmp_path_factory.mktemp("lively"), dropout=0.1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_calibrating_queries():
+    """Calibrating with a thousand takes most of the time of whatever optimizes a collection."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrating, "SAMPLE", 100)
+        patch.setattr(calibrating, "WALKED_SAMPLE", 100)
+        yield

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import calibrating, graph_building, layouts, walking
+from index import graph_building, layouts, walking
 from index.blobs import DamagedBlobs
 from index.codes import in_bitmap, pack, pack_bits, set_bits, unpack, values
 from index.errors import CorruptCollection, DiskFull, InvalidInput
@@ -47,9 +47,8 @@ def written(store, vectors, name="c", payload=lambda i: {"n": i}, index="graph",
 
 @pytest.fixture(autouse=True)
 def walks_pay(monkeypatch):
-    """Among so few codes they never do. And calibrating takes most of the time."""
+    """Among so few codes they never do."""
     monkeypatch.setattr(walking, "STEP", 1)
-    monkeypatch.setattr(calibrating, "WALKED_SAMPLE", 100)
 
 
 @pytest.fixture

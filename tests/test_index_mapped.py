@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import calibrating, proposing
+from index import proposing
 from index.code_index import CodeIndex
 from index.codes import pack, pack_bits, values
 from index.filters import parse_filter
@@ -31,15 +31,6 @@ def grouped(n=N, seed=0, groups=30):
     rng = np.random.default_rng(seed)
     middles = rng.standard_normal((groups, D))
     return (middles[rng.integers(0, groups, n)] + 0.5 * rng.standard_normal((n, D))).astype(np.float32)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def hardly_calibrated():
-    """It is not what is tested here, and takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrating, "SAMPLE", 20)
-        patch.setattr(calibrating, "WALKED_SAMPLE", 20)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from index.codes_file import load, save
 from index.errors import DataDirLocked
 from index.maintenance import optimize
+from index.record import FORMAT
 from index.vector_file import HEADER_BYTES, VectorMap
 from index.verify import verify
 from tests.index_fakes import RotationFactory, batch_of, config, fill, open_store, vectors_of
@@ -292,9 +293,9 @@ def test_pages_of_the_record(data):
 
 def test_a_later_format(data):
     db = sqlite3.connect(folder(data) / "record.db")
-    db.execute("PRAGMA user_version = 3")
+    db.execute(f"PRAGMA user_version = {FORMAT + 1}")
     db.close()
-    complains(data, folder(data) / "record.db", "format 3, this program reads 1 to 2")
+    complains(data, folder(data) / "record.db", f"format {FORMAT + 1}, this program reads 1 to {FORMAT}")
 
 
 def test_sound_collections_beside_a_damaged_one(data):
