@@ -15,8 +15,8 @@ from index.points import Float32s
 from index.segment import Segment
 from index.widths import Widths
 
-# A vector lies in the list of the nearest centroid, whose product with it need not be the largest: of 50 lists, the first
-# five missed a random vector's own once in some hundred.
+# A vector lies in the list of the nearest centroid, whose product with it need not be the largest: of 50 lists, the
+# first five missed a random vector's own once in some hundred.
 LEAST_LISTS = 16
 
 
