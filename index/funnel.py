@@ -11,9 +11,9 @@ import numpy as np
 from index.allowed import Allowed
 from index.calibration import Calibration
 from index.exact import Scorer, read_scores, search_exact, tail_scores
-from index.parallel import Workers
+from index.parallel import ALONE, Workers
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
-from index.proposing import ALONE, best_of, map_query, refined, scan
+from index.proposing import best_of, map_query, refined, scan
 from index.ranking import Clock, Ranking, best, joined
 from index.view import View
 from index.widths import widths_of

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.code_index import Positions, borrowed
+from index.code_index import PIECE, Positions, borrowed
 from index.codes import Planes, pack, unpack, values
 from index.level_scan import LevelScan
 from index.points import GRAPH_BITS, Float32s
@@ -23,7 +23,6 @@ from index.points import GRAPH_BITS, Float32s
 LINKS = 12  # a node has on each level, twice as many on the lowest: 16 are no better for their memory (docs/log.md)
 WIDTH = 80  # of the walks by which neighbours are found
 # A level c stands for (2 c - 15) / 8, which is `least + (c + 0.5) / 15 * range`.
-PIECE = 1 << 16  # codes laid out at a time
 GRID = np.array([-2.0, 3.75], dtype=np.float32)
 GREATEST = 15
 UNIT = 8
@@ -87,7 +86,7 @@ class GraphIndex:
         self._scan = LevelScan(m)
 
     @classmethod
-    def of(cls, pieces: Iterable[Planes], code_bytes: int, links: Links) -> GraphIndex:
+    def of(cls, pieces: Iterable[Nibbles], code_bytes: int, links: Links) -> GraphIndex:
         """Make a graph of its codes, piece by piece, and links, in no more memory than they need.
 
         Raises ValueError where the links are not of so many codes.
@@ -107,9 +106,9 @@ class GraphIndex:
         storage.codes.resize(n * LEVELS_BYTES * code_bytes)
         storage.ntotal = graph._index.ntotal = n
         at = 0
-        for planes in pieces:
-            graph.codes[at : at + len(planes)] = to_nibbles(planes)
-            at += len(planes)
+        for piece in pieces:
+            graph.codes[at : at + len(piece)] = piece
+            at += len(piece)
         if at != n:
             raise ValueError(f"{at} codes do not fit links of {n}")
         return graph
@@ -135,8 +134,7 @@ class GraphIndex:
 
     def compact(self) -> GraphIndex:
         """Return the same graph in no more memory than it needs: what grows has room to grow."""
-        starts = range(0, len(self), PIECE)
-        pieces = (from_nibbles(self.codes[start : start + PIECE]) for start in starts)
+        pieces = (self.codes[start : start + PIECE] for start in range(0, len(self), PIECE))
         return GraphIndex.of(pieces, self.code_bytes, self.links())
 
     def links(self) -> Links:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from index.blobs import DamagedBlobs
+from index.code_index import PIECE
 from index.errors import DiskFull
-from index.graph import PIECE, GraphIndex
+from index.graph import GraphIndex, to_nibbles
 from index.graph_file import graph_path, load_links, save_links
 from index.segment import Segment
 from index.view import View
@@ -34,9 +35,10 @@ class GraphBuilding:
         self._graph = GraphIndex(code_bytes)
         with suppress(DamagedBlobs, ValueError):
             links = load_links(self._path, segment)
-            ends = [*range(0, len(links.levels), PIECE), len(links.levels)]
-            spans = (np.arange(start, end) for start, end in zip(ends, ends[1:], strict=False))
-            self._graph = GraphIndex.of((segment.index.planes_at(span) for span in spans), code_bytes, links)
+            done = np.arange(len(links.levels))
+            spans = (done[start : start + PIECE] for start in range(0, len(done), PIECE))
+            pieces = (to_nibbles(segment.index.planes_at(span)) for span in spans)
+            self._graph = GraphIndex.of(pieces, code_bytes, links)
 
     @property
     def share(self) -> float:

@@ -40,3 +40,6 @@ class Workers:
         """End the threads, after what they are doing."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+ALONE = Workers(1)

@@ -17,7 +17,7 @@ from index.code_index import CodeIndex, Positions
 from index.codes import values
 from index.graph import GraphIndex
 from index.mapped_index import row_scores
-from index.parallel import Workers
+from index.parallel import ALONE, Workers
 from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
@@ -33,7 +33,6 @@ from index.widths import Widths
 # plane halves the deviation.
 OPTIMISM = 1.2
 SCAN = 28  # codes that are scanned in blocks while one is scored by itself (docs/log.md)
-ALONE = Workers(1)
 FINEST = np.float32(64)  # products of values of up to four planes are whole multiples of 1 / 64
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from index.code_index import CodeIndex, Positions
+from index.code_index import PIECE, CodeIndex, Positions
 from index.codes import Planes, pack_bits, unpack_bits
-from index.graph import PIECE, GraphIndex, Links
+from index.graph import GraphIndex, Links, to_nibbles
 from index.lists import Centroids, Lists
 from index.mapped_index import MappedIndex
 from index.plane_scores import interleave
@@ -88,7 +88,7 @@ class Segment:
         index: CodeIndex | GraphIndex
         if links is not None:
             starts = range(0, len(data), PIECE)
-            pieces = (data.planes[start : start + PIECE] for start in starts)
+            pieces = (to_nibbles(data.planes[start : start + PIECE]) for start in starts)
             index = GraphIndex.of(pieces, data.planes.shape[2], links)
         else:
             bands = norm_bands(data, distance) if lists is None else lists.positions()

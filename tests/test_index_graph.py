@@ -24,17 +24,7 @@ from index.metering import measure_now
 from index.points import CollectionConfig, SearchParams
 from index.widths import ALL_LISTS
 from tests.index_fakes import batch_of, config, contents, exact_scores, open_store, trained, vectors_of
-
-D = 16
-N = 1200
-SMALL = {"first_fit": 200, "tail_rows": 100, "save_rows": 1, "list_rows": 300, "exact_below": 0, "file_bytes": 1 << 20}
-
-
-def grouped(n=N, seed=0, groups=30):
-    """(n, d) float32 around some middles, as texts of some subjects are."""
-    rng = np.random.default_rng(seed)
-    middles = rng.standard_normal((groups, D))
-    return (middles[rng.integers(0, groups, n)] + 0.5 * rng.standard_normal((n, D))).astype(np.float32)
+from tests.large_segments import SMALL, D, N, grouped, passing, upkeep
 
 
 def written(store, vectors, name="c", payload=lambda i: {"n": i}, index="graph", **options):
@@ -66,13 +56,6 @@ def hits(collection, queries, k=10, **params):
 
 def in_graph(collection):
     return [isinstance(segment.index, GraphIndex) for segment in collection.view.segments]
-
-
-def upkeep(collection, most=10_000):
-    for _ in range(most):
-        if not step(collection, idle=True):
-            return
-    raise AssertionError("upkeep does not end")
 
 
 def recall(found, queries, vectors, k=10):
@@ -133,14 +116,14 @@ def test_a_graph_made_of_its_parts_answers_alike():
     graph = GraphIndex(2)
     graph.add(planes)
     links = graph.links()
-    same = GraphIndex.of((planes[:300], planes[300:]), 2, links)
+    same = GraphIndex.of((to_nibbles(planes[:300]), to_nibbles(planes[300:])), 2, links)
     for query in np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32):
         for one, other in zip(graph.walk(query, 30), same.walk(query, 30), strict=True):
             np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(same.links().neighbours, links.neighbours)
     assert same.bytes_by_part() == graph.compact().bytes_by_part()
     with pytest.raises(ValueError, match="400 codes do not fit links of 500"):
-        GraphIndex.of((planes[:400],), 2, links)
+        GraphIndex.of((to_nibbles(planes[:400]),), 2, links)
 
 
 # In a collection
@@ -202,8 +185,7 @@ def test_filters_keep_recall_wherever_they_lead(store, share, side):
     vectors = grouped(6000, groups=60)
     query = grouped(1, seed=2)
     near = exact_scores(query[0], vectors, "Cosine")
-    rank = np.argsort(np.argsort(-near * side)) if side else np.random.default_rng(0).permutation(len(vectors))
-    allowed = rank < share * len(vectors)
+    allowed = passing(near, share, side)
     collection = written(store, vectors, payload=lambda i: {"yes": bool(allowed[i])})
     optimize(collection)
     tree = parse_filter({"must": [{"key": "yes", "match": {"value": True}}]})

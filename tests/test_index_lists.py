@@ -28,18 +28,9 @@ from index.points import SearchParams
 from index.probing import lists_to_probe
 from index.widths import Widths
 from tests.index_fakes import batch_of, config, contents, exact_scores, open_store, vectors_of
+from tests.large_segments import SMALL, D, N, grouped, passing, upkeep
 
-D = 16
-N = 1200
-SMALL = {"first_fit": 200, "tail_rows": 100, "save_rows": 1, "list_rows": 300, "exact_below": 0, "file_bytes": 1 << 20}
 EVERYTHING = SearchParams(exact=False, probes=10**6)
-
-
-def grouped(n=N, seed=0, groups=30):
-    """(n, d) float32 around some middles, as texts of some subjects are."""
-    rng = np.random.default_rng(seed)
-    middles = rng.standard_normal((groups, D))
-    return (middles[rng.integers(0, groups, n)] + 0.5 * rng.standard_normal((n, D))).astype(np.float32)
 
 
 def written(store, vectors, name="c", distance="Cosine", payload=lambda i: {"n": i}):
@@ -62,13 +53,6 @@ def hits(collection, queries, k=10, **params):
     wide = {"candidates": max(400, k), "rerank": max(200, k)} | params
     found = collection.search(queries, k, params=SearchParams(exact=False, **wide))
     return [[(hit.id, hit.score) for hit in result.hits] for result in found]
-
-
-def upkeep(collection, most=10_000):
-    for _ in range(most):
-        if not step(collection, idle=True):
-            return
-    raise AssertionError("upkeep does not end")
 
 
 # Lists by themselves
@@ -220,8 +204,7 @@ def test_filters_keep_recall_wherever_they_lead(store, share, side):
     vectors = grouped(6000, groups=60)
     query = grouped(1, seed=2)
     near = exact_scores(query[0], vectors, "Cosine")
-    rank = np.argsort(np.argsort(-near * side)) if side else np.random.default_rng(0).permutation(len(vectors))
-    allowed = rank < share * len(vectors)
+    allowed = passing(near, share, side)
     collection = written(store, vectors, payload=lambda i: {"yes": bool(allowed[i])})
     optimize(collection)
     collection.calibration = None

@@ -14,23 +14,14 @@ from index.code_index import CodeIndex
 from index.codes import pack, pack_bits, values
 from index.filters import parse_filter
 from index.footprint import footprint
-from index.maintenance import optimize, step
+from index.maintenance import optimize
 from index.mapped_index import MappedIndex, row_scores
 from index.plane_scores import interleave
 from index.points import SearchParams
 from tests.index_fakes import batch_of, config, contents, open_store
+from tests.large_segments import SMALL, N, grouped, upkeep
 
-D = 16
-N = 1200
-SMALL = {"first_fit": 200, "tail_rows": 100, "save_rows": 1, "list_rows": 300, "exact_below": 0, "file_bytes": 1 << 20}
 ALL = {"candidates": N, "rerank": N, "probes": 10**6}
-
-
-def grouped(n=N, seed=0, groups=30):
-    """(n, d) float32 around some middles, as texts of some subjects are."""
-    rng = np.random.default_rng(seed)
-    middles = rng.standard_normal((groups, D))
-    return (middles[rng.integers(0, groups, n)] + 0.5 * rng.standard_normal((n, D))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +49,6 @@ def written(tmp_path_factory):
 def hits(collection, queries, filter=None, **params):
     found = collection.search(queries, 10, filter=filter, params=SearchParams(exact=False, **(ALL | params)))
     return [[(hit.id, round(hit.score, 5)) for hit in result.hits] for result in found]
-
-
-def upkeep(collection):
-    while step(collection, idle=True):
-        pass
 
 
 @settings(max_examples=60, deadline=None)
