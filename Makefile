@@ -72,7 +72,8 @@ $(VENV)/.created:
 	@touch $@
 
 # --no-deps: the lock is the whole truth, "pip check" shows a gap in it instead of filling it with any version.
-$(RUNTIME): $(VENV)/.created requirements.lock pyproject.toml .ci/install_torch.sh
+# Installing compiles index/kernels, with the system's C compiler or, without one, with a package that brings one.
+$(RUNTIME): $(VENV)/.created requirements.lock pyproject.toml .ci/install_torch.sh $(wildcard index/kernels/*.c index/kernels/*.py)
 	.ci/install_torch.sh $(PIP)
 	$(PIP) install --quiet --no-deps -r requirements.lock
 	$(PIP) install --quiet --no-deps --editable .

@@ -59,7 +59,7 @@ def indexes(points: int, code_bytes: int, source: TextLike) -> dict[str, Scan]:
         rabitq.add(cut(rotation[:rabitq_bits], vectors))
     ours = CodeIndex(codes, [np.arange(points, dtype=np.int64)])
     packed: dict[str, Scan] = {
-        f"Bitfold plane 0, {bits} bits": lambda q, k: ours.scan(cut(rotation[:bits], q)[0], k, None),
+        f"Bitfold plane 0, {bits} bits": lambda q, k: ours.scan(cut(rotation[:bits], q)[:1], k, None)[0],
         f"FAISS RaBitQ fast-scan, {rabitq_bits} bits and factors": lambda q, k: rabitq.search(
             cut(rotation[:rabitq_bits], q), k
         ),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.codes import Codes, Planes, unpack_bits
-from index.plane_scores import Rest, deinterleave
+from index.kernels import plane_products
 from index.points import Float32s
 
 BLOCK = 32  # documents a block of the fast-scan layout
@@ -32,7 +32,10 @@ PLACE = np.argsort(INTERLEAVED)  # where each document of half a block lies
 RESERVOIR = 13
 CORNERS = np.array([[1.0 if corner >> bit & 1 else -1.0 for bit in range(4)] for corner in range(16)], dtype=np.float32)
 
+NO_LIST = -1
+
 Positions = NDArray[np.int64]
+Scored = tuple[Positions, Float32s]  # of the same length
 Value = TypeVar("Value", bound=np.generic)
 
 
@@ -70,6 +73,11 @@ def from_blocks(blocks: NDArray[np.uint8], code_bytes: int, offsets: Positions) 
     return codes
 
 
+def joined(parts: Sequence[Scored]) -> Scored:
+    """Return what several parts have, together."""
+    return np.concatenate([positions for positions, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+
 def borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[Value]:
     """Return FAISS's memory as an array; `rev_swig_ptr` would copy all of it. Not to outlive the index."""
     if not count:
@@ -81,13 +89,13 @@ def borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[Va
 class CodeIndex:
     """Codes whose plane 0 is in inverted lists: scanned list by list (`scan`), or some together (`probe`)."""
 
-    def __init__(self, codes: Codes, bands: Sequence[Positions], rest: Rest | None = None) -> None:
+    def __init__(self, codes: Codes, bands: Sequence[Positions], rest: Planes | None = None) -> None:
         """Build from `(n, m / 8)` codes of plane 0; `bands` cut the positions 0..n-1 into lists, each ascending.
 
-        `rest` are further planes as `interleave` lays them out, None if there are none.
+        `rest` are `(n, bits - 1, m / 8)` further planes, None if there are none.
         """
         self.code_bytes = codes.shape[1]
-        self.rest = np.empty((len(codes), 0), dtype=np.uint8) if rest is None else rest
+        self.rest = np.empty((len(codes), 0, self.code_bytes), dtype=np.uint8) if rest is None else rest
         dimensions = codes.shape[1] * 8
         # Never asked for the nearest list, but FAISS wants it to have a vector for each.
         self._quantizer = faiss.IndexFlatIP(dimensions)
@@ -134,7 +142,7 @@ class CodeIndex:
     @property
     def bits(self) -> int:
         """The planes of a code."""
-        return int(1 + self.rest.shape[1] // self.code_bytes)
+        return 1 + int(self.rest.shape[1])
 
     @property
     def bands(self) -> int:
@@ -144,7 +152,7 @@ class CodeIndex:
     @property
     def bytes_per_point(self) -> float:
         """Bytes in memory of a position, of full blocks."""
-        return float(self.code_bytes + self.rest.shape[1] + FAISS_ID)
+        return float(self.code_bytes * self.bits + FAISS_ID)
 
     def bytes_by_part(self) -> dict[str, int]:
         """Return the bytes in memory of `codes`, and of FAISS's `ids` with the lists that they are in."""
@@ -162,14 +170,21 @@ class CodeIndex:
         """Return how many of some positions are in each list."""
         return np.bincount(self.lists_of(positions), minlength=self.bands)
 
-    def rest_at(self, positions: Positions) -> Rest:
-        """Return the further planes of positions, as they lie."""
-        # `take` of whole rows that checks nothing is several times as fast as indexing.
-        return self.rest.take(positions, axis=0, mode="clip")
+    def further_scores(self, query: Float32s, positions: Positions, p: int) -> Float32s:
+        """Return (k,) float32 sums over planes t = 1 to p - 1 of `2^-t <query, +-1 plane t>`, of some positions."""
+        if p == 1:
+            return np.zeros(len(positions), dtype=np.float32)
+        return np.float32(0.5) * plane_products(self.rest, p - 1, positions, query)
+
+    def first_scores(self, query: Float32s, positions: Positions) -> Float32s:
+        """Return (k,) float32 `<query, +-1 plane 0>` of some positions, which a scan rounds to 8 bits."""
+        codes = self.codes_at(positions)
+        return plane_products(codes[:, None], 1, np.arange(len(codes)), query)
 
     def planes_at(self, positions: Positions) -> Planes:
         """Return `(k, bits, m / 8)`: all planes of positions; plane 0 is read back from the blocks."""
-        further = deinterleave(self.rest_at(positions), self.bits - 1, self.code_bytes)
+        # `take` of whole rows that checks nothing is several times as fast as indexing.
+        further = self.rest.take(positions, axis=0, mode="clip")
         return np.concatenate([self.codes_at(positions)[:, None], further], axis=1)
 
     def codes_at(self, positions: Positions) -> Codes:
@@ -194,38 +209,49 @@ class CodeIndex:
         blocks = -(-self._invlists.list_size(band) // BLOCK)
         return borrowed(self._invlists.get_codes(band), np.uint8, blocks * BLOCK * self.code_bytes)
 
-    def scan(self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None) -> tuple[Positions, Float32s]:
+    def scan(self, queries: Float32s, candidates: int, allowed: NDArray[np.uint8] | None) -> list[Scored]:
         """Return positions and scores of the best `candidates` documents of every list, each for itself.
 
         Parameters
         ----------
-        query : (m,) float32, in code space.
+        queries : (nq, m) float32, in code space. Several share a scan, which costs each of them less.
         candidates : k1 a list; fewer come back where a list holds fewer (allowed) documents.
         allowed : bitmap over positions (least significant bit first), None allows all.
 
         Returns
         -------
-        positions : (c,) int64, and scores : (c,) float32 `<query, +-1 code>`, higher is better, unordered.
+        For each query positions : (c,) int64, and scores : (c,) float32 `<query, +-1 code>`, higher is better,
+        unordered.
         """
-        return self._search(query, candidates, allowed, np.arange(self.bands, dtype=np.int64)[:, None])
+        lists = np.arange(self.bands, dtype=np.int64)
+        if self.bands == 1:
+            return self._search(queries, candidates, allowed, lists[None].repeat(len(queries), axis=0))
+        found = self._search(
+            queries.repeat(self.bands, axis=0), candidates, allowed, np.tile(lists, len(queries))[:, None]
+        )
+        starts = range(0, len(found), self.bands)
+        return [joined(found[start : start + self.bands]) for start in starts]
 
     def probe(
-        self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, lists: NDArray[np.int64]
-    ) -> tuple[Positions, Float32s]:
-        """Return what `scan` does, but of all the given lists together."""
-        return self._search(query, candidates, allowed, np.ascontiguousarray(lists[None, :]))
+        self, queries: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, lists: Sequence[NDArray[np.int64]]
+    ) -> list[Scored]:
+        """Return what `scan` does, but of all the given lists of a query together."""
+        groups = np.full((len(lists), max(map(len, lists), default=0)), NO_LIST)
+        for group, chosen in zip(groups, lists, strict=True):
+            group[: len(chosen)] = chosen
+        return self._search(queries, candidates, allowed, groups)
 
     def _search(
-        self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, groups: NDArray[np.int64]
-    ) -> tuple[Positions, Float32s]:
-        """Return the best of each of (g, lists) groups of lists."""
+        self, queries: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, groups: NDArray[np.int64]
+    ) -> list[Scored]:
+        """Return the best for each of (g, m) queries of its one of (g, lists) groups of lists."""
         params = faiss.SearchParametersIVF()
         params.nprobe = groups.shape[1]
         if allowed is not None:
             # Both must outlive the call: FAISS keeps bare pointers.
             selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
             params.sel = selector
-        queries = np.repeat(query[None, :], len(groups), axis=0)
+        queries = np.ascontiguousarray(queries)
         unused = np.zeros(groups.shape, dtype=np.float32)
         k = min(candidates, self._index.ntotal)
         found = np.empty((len(groups), k), dtype=np.float32)
@@ -242,15 +268,16 @@ class CodeIndex:
             False,
             params,
         )
-        present = positions >= 0
-        short = np.flatnonzero(~present[:, -1]).tolist()
-        if not short:
-            return positions[present], found[present]
-        flags = None if allowed is None else unpack_bits(allowed, self._index.ntotal)
-        left_out = [self._left_out(groups[group], positions[group, present[group]], k, flags) for group in short]
-        rest: Positions = np.concatenate(left_out)
-        lowest = np.full(len(rest), -np.abs(query).sum(), dtype=np.float32)
-        return np.concatenate([positions[present], rest]), np.concatenate([found[present], lowest])
+        short = np.flatnonzero(positions[:, -1] < 0).tolist()
+        results = list(zip(positions, found, strict=True))
+        flags = None if allowed is None or not short else unpack_bits(allowed, self._index.ntotal)
+        for group in short:
+            present = positions[group] >= 0
+            mine = positions[group, present]
+            rest = self._left_out(groups[group], mine, k, flags)
+            lowest = np.full(len(rest), -np.abs(queries[group]).sum(), dtype=np.float32)
+            results[group] = np.concatenate([mine, rest]), np.concatenate([found[group, present], lowest])
+        return results
 
     def _left_out(
         self, lists: NDArray[np.int64], found: Positions, k: int, allowed: NDArray[np.bool_] | None
@@ -260,7 +287,7 @@ class CodeIndex:
         Its fast scan starts from the lowest score that its tables can express and takes what is better, so
         documents at that lowest score, `-|query|_1`, never come back however many are wanted.
         """
-        ids = np.concatenate([self._ids(band) for band in lists.tolist()])
+        ids = np.concatenate([self._ids(band) for band in lists[lists != NO_LIST].tolist()])
         if allowed is not None:
             ids = ids[allowed[ids]]
         if len(ids) == len(found):

@@ -115,7 +115,7 @@ def measure_loss(view: View, distance: Distance) -> CodesOnlyLoss:
         scorer = Scorer(query, distance)
         exact = search_exact(view, scorer, top + 1, None, None).rows
         nearest = exact[exact != row][:top]
-        ranking = search_codes(view, scorer, max(found) + 1, None, CODES_ALONE, None)
+        [ranking] = search_codes(view, [scorer], max(found) + 1, None, CODES_ALONE, None)
         coded = ranking.rows[ranking.rows != row]
         bits = ranking.stages.bits
         for k in found:

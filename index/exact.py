@@ -57,7 +57,7 @@ class Scorer:
 def search_exact(view: View, scorer: Scorer, k: int, allowed: Allowed | None, deadline: float | None) -> Ranking:
     """Score every (allowed) full-precision vector. Ties: the lower row first."""
     stages = Stages(mode="exact", plan="read all" if allowed is None else "read allowed")
-    clock = Clock(stages, deadline)
+    clock = Clock([stages], deadline)
     kept: list[tuple[Rows, Float32s]] = []
     for rows, scores in _exact_scores(view, scorer, allowed):
         clock.check()

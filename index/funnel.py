@@ -6,6 +6,8 @@ distance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from index.allowed import Allowed
@@ -13,10 +15,10 @@ from index.calibration import Calibration
 from index.exact import Scorer, read_scores, search_exact, tail_scores
 from index.parallel import ALONE, Workers
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
-from index.proposing import best_of, map_query, refined, scan
+from index.proposing import Found, best_of, map_query, refined, scan
 from index.ranking import Clock, Ranking, best, joined
 from index.view import View
-from index.widths import widths_of
+from index.widths import Widths, widths_of
 
 # Up to this many allowed rows, reading their vectors costs less than a scan and loses nothing.
 READ_ALLOWED = 1000
@@ -24,46 +26,65 @@ READ_ALLOWED = 1000
 
 def search_codes(
     view: View,
-    scorer: Scorer,
+    scorers: Sequence[Scorer],
     k: int,
     allowed: Allowed | None,
     params: SearchParams,
     deadline: float | None,
     calibration: Calibration | None = None,
     workers: Workers = ALONE,
-) -> Ranking:
-    """Find candidates among the codes and rank the best of them with full-precision vectors.
+) -> list[Ranking]:
+    """Find candidates among the codes, for all queries together, and rank the best with full-precision vectors.
 
     Rows of the tail have no codes: they are scored exactly and join at the end. Never fewer than k results
     when k (allowed) rows exist: k1 is at least k, and where lists that are looked into hold fewer, all are. How wide
     the stages are: `index/widths.py`. Where k2 is less than k, rows beyond it keep their estimates as scores; so do
-    rows whose vectors are dropped. Estimates are of products of whole vectors: `scorer.within` counts in what is
-    read. Segments are looked through side by side, as `workers` allow.
+    rows whose vectors are dropped. Estimates are of products of whole vectors: `Scorer.within` counts in what is
+    read. Segments are looked through side by side, as `workers` allow. Scorers must have the same distance.
     """
-    query, distance = scorer.query, scorer.distance
     readable = max(READ_ALLOWED, k) if params.rerank is None else params.rerank
     if allowed is not None and len(allowed) <= readable and view.readable(allowed.rows).all():
-        return search_exact(view, scorer, k, allowed, deadline)
-    stages = Stages(mode="codes", symmetric=params.symmetric)
+        return [search_exact(view, scorer, k, allowed, deadline) for scorer in scorers]
+    stages = [Stages(mode="codes", symmetric=params.symmetric) for _ in scorers]
     clock = Clock(stages, deadline)
-    queries = map_query(view, query, distance, params)
+    distance, dimension = scorers[0].distance, len(scorers[0].query)
+    mapped = [map_query(view, scorer.query, distance, params) for scorer in scorers]
     clock.lap("rotate")
-    planes = [mapped.planes for mapped in queries.values()]
-    stages.bits = max(planes, default=0)
-    refining = params.symmetric or stages.bits > 1
+    planes = [own.planes for own in mapped[0].values()]
     passing = 1.0 if allowed is None else len(allowed) / max(view.points, 1)
-    widths = widths_of(params, k, distance, len(query), min(planes, default=1), calibration, passing)
-    k2, stages.target_recall = widths.rerank, widths.target
-    found = scan(view, query, queries, k, widths, allowed, clock, stages, workers)
-    if refining:
+    widths = widths_of(params, k, distance, dimension, min(planes, default=1), calibration, passing)
+    for told in stages:
+        told.bits, told.target_recall = max(planes, default=0), widths.target
+    queries = [scorer.query for scorer in scorers]
+    found = scan(view, queries, mapped, k, widths, allowed, clock, stages, workers)
+    return [
+        _ranked(view, scorer, k, widths, allowed, one, told, deadline)
+        for scorer, one, told in zip(scorers, found, stages, strict=True)
+    ]
+
+
+def _ranked(
+    view: View,
+    scorer: Scorer,
+    k: int,
+    widths: Widths,
+    allowed: Allowed | None,
+    found: list[Found],
+    stages: Stages,
+    deadline: float | None,
+) -> Ranking:
+    """Refine what was found for one query, read the best of it, and add what has no codes."""
+    clock = Clock([stages], deadline)
+    k2 = widths.rerank
+    if stages.symmetric or stages.bits > 1:
         found = best_of(found, widths.candidates)
         stages.refined = sum(len(part.positions) for part in found)
-        found = refined(found, symmetric=params.symmetric)
+        found = refined(found, symmetric=stages.symmetric)
     shown = k2 < k or bool(view.named)  # some estimates are: they must not be biased
     estimated = joined([(part.rows(), part.estimates(biased=not shown)) for part in found])
     if shown:
         chosen, rows, estimates = _read_and_shown(view, *best(*estimated, max(k2, k)), k2)
-        scored = [(rows, _as_scores(estimates, query, distance))]
+        scored = [(rows, _as_scores(estimates, scorer.query, scorer.distance))]
     else:
         chosen, scored = _highest(*estimated, k2), []
     clock.lap("refine")

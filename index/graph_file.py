@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from index.blobs import DamagedBlobs, load_blobs, save_blobs
-from index.graph import GraphIndex, Links
+from index.graph import Links
 from index.segment import Segment
 from index.segment_data import SegmentData, identity
 
@@ -24,9 +24,8 @@ def graph_path(folder: Path, segment: Segment | SegmentData) -> Path:
     return folder / f"{segment.first_row:012d}-{segment.end_row:012d}.graph"
 
 
-def save_links(path: Path, segment: Segment, graph: GraphIndex) -> None:
-    """Write the links among the codes that a graph holds, the first ones of a segment. Raises DiskFull."""
-    links = graph.links()
+def save_links(path: Path, segment: Segment, links: Links) -> None:
+    """Write the links among codes, the first ones of a segment. Raises DiskFull."""
     about = _identity(segment) | {"entry": links.entry, "highest": links.highest}
     blobs = {"levels": links.levels.astype("<i4", copy=False), "neighbours": links.neighbours.astype("<i4", copy=False)}
     save_blobs(path, MAGIC, about, blobs, synced=False)

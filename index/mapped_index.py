@@ -11,18 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.code_index import PIECE, CodeIndex, Positions
+from index.code_index import NO_LIST, PIECE, CodeIndex, Positions, Scored, joined
 from index.codes import Codes, Planes, in_bitmap
-from index.plane_scores import Rest, further_scores, interleave, plane_scores
+from index.kernels import plane_products
 from index.points import Float32s
-
-
-def row_scores(query: Float32s, planes: Planes, p: int) -> Float32s:
-    """Return (k,) float32 `<query, value of the first p planes>` of `(k, bits, m / 8)` codes, (m,) float32 query."""
-    scores = plane_scores(query, np.ascontiguousarray(planes[:, 0]))
-    if p > 1:
-        scores += further_scores(query, interleave(planes[:, 1:]), planes.shape[1], p)
-    return scores
 
 
 class MappedIndex(CodeIndex):
@@ -63,9 +55,15 @@ class MappedIndex(CodeIndex):
         """Return `(k, bits, m / 8)`: all planes of positions."""
         return self._planes.take(positions, axis=0, mode="clip")
 
-    def rest_at(self, positions: Positions) -> Rest:
-        """Return the further planes of positions, as they lie in memory elsewhere."""
-        return interleave(self.planes_at(positions)[:, 1:])
+    def further_scores(self, query: Float32s, positions: Positions, p: int) -> Float32s:
+        """Return (k,) float32 sums over planes t = 1 to p - 1 of `2^-t <query, +-1 plane t>`, of some positions."""
+        if p == 1:
+            return np.zeros(len(positions), dtype=np.float32)
+        return np.float32(0.5) * plane_products(self._planes[:, 1:], p - 1, positions, query)
+
+    def first_scores(self, query: Float32s, positions: Positions) -> Float32s:
+        """Return (k,) float32 `<query, +-1 plane 0>` of some positions."""
+        return plane_products(self._planes, 1, positions, query)
 
     def codes_at(self, positions: Positions) -> Codes:
         """Return `(k, m / 8)` codes of plane 0."""
@@ -76,24 +74,23 @@ class MappedIndex(CodeIndex):
         return self._order[start:end].astype(np.int64) if self.bands > 1 else np.arange(start, end)
 
     def _search(
-        self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, groups: NDArray[np.int64]
-    ) -> tuple[Positions, Float32s]:
-        """Return the best of each of (g, lists) groups of lists."""
-        found = [self._best(query, candidates, allowed, lists) for lists in groups]
-        return np.concatenate([positions for positions, _ in found]), np.concatenate([scores for _, scores in found])
+        self, queries: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, groups: NDArray[np.int64]
+    ) -> list[Scored]:
+        """Return the best for each of (g, m) queries of its one of (g, lists) groups of lists."""
+        return [self._best(query, candidates, allowed, lists) for query, lists in zip(queries, groups, strict=True)]
 
     def _best(
         self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, lists: NDArray[np.int64]
-    ) -> tuple[Positions, Float32s]:
+    ) -> Scored:
         parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
         # In the order of the file: neighbours share pages.
-        inside = np.sort(np.concatenate([self._ids(band) for band in lists.tolist()]))
+        inside = np.sort(np.concatenate([self._ids(band) for band in lists[lists != NO_LIST].tolist()]))
         for start in range(0, len(inside), PIECE):
             piece = inside[start : start + PIECE]
             if allowed is not None:
                 piece = piece[in_bitmap(allowed, piece)]
-            parts.append((piece, plane_scores(query, self.codes_at(piece))))
-        positions, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+            parts.append((piece, self.first_scores(query, piece)))
+        positions, scores = joined(parts)
         if len(positions) > candidates:
             best = np.argpartition(-scores, candidates - 1)[:candidates]
             positions, scores = positions[best], scores[best]

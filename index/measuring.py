@@ -72,9 +72,11 @@ def _joined(parts: Sequence[Whereabouts]) -> Whereabouts:
 
 def found_at(view: View, scorer: Scorer, own: int) -> tuple[Whereabouts, Whereabouts]:
     """Return where a query's true ten nearest coded rows are found, and some of its hundred nearest."""
-    clock = Clock(stages := Stages(), None)
+    stages = [Stages()]
+    clock = Clock(stages, None)
     mapped = map_query(view, scorer.query, scorer.distance, PARAMS)
-    first = best_of(scan(view, scorer.query, mapped, DEPTH, EVERYTHING, None, clock, stages), WIDE)
+    [scanned_rows] = scan(view, [scorer.query], [mapped], DEPTH, EVERYTHING, None, clock, stages)
+    first = best_of(scanned_rows, WIDE)
     planes = max((part.query.planes for part in first), default=1)
     last = refined(first, symmetric=False) if planes > 1 else first
     by_last = _ranked(last, own)

@@ -145,9 +145,11 @@ def measure(
     exact = search_exact(view, scorer, asked.k, allowed, deadline)
     if not len(exact.rows):
         return None
-    found = _share(search_codes(view, scorer, asked.k, allowed, asked.params, deadline, calibration), exact)
     everywhere = replace(asked.params, probes=ALL_LISTS)
-    whole = _share(search_codes(view, scorer, asked.k, allowed, everywhere, deadline, calibration), exact)
+    found, whole = (
+        _share(search_codes(view, [scorer], asked.k, allowed, params, deadline, calibration)[0], exact)
+        for params in (asked.params, everywhere)
+    )
     lost_by_filter = None
     if allowed is not None:
         free = measure(view, asked, scorer, None, calibration, deadline)

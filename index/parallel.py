@@ -20,6 +20,7 @@ class Workers:
     """So many threads, shared by all who ask; with one, everything is done by whoever asks."""
 
     def __init__(self, threads: int) -> None:
+        self.threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._here = threading.local()
         if threads > 1:

@@ -333,11 +333,11 @@ def prepare_vectors(vectors: Float32s, config: CollectionConfig) -> Float32s:
             param="vector",
             hint=f"send {config.dimension} numbers",
         )
-    finite = np.isfinite(vectors).all(axis=1)
+    # float64: the square of a large float32 overflows, that of a small one vanishes. So norms are as finite as vectors.
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    finite = np.isfinite(norms)
     if not finite.all():
         raise InvalidVector(f"vector {int(np.argmin(finite))} holds NaN or infinite values", param="vector")
-    # float64: the square of a large float32 overflows, that of a small one vanishes.
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     if config.distance != "Cosine":
         if (norms > MAX_NORM).any():
             raise InvalidVector(

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.allowed import Allowed, Places
 from index.binarizer import Binarizer
 from index.code_index import CodeIndex, Positions
 from index.codes import values
 from index.graph import GraphIndex
-from index.mapped_index import row_scores
+from index.kernels import plane_products
 from index.parallel import ALONE, Workers
-from index.plane_scores import further_scores, plane_scores
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
 from index.ranking import Clock
@@ -32,7 +32,7 @@ from index.widths import Widths
 # 0.5, d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, 1.000 among 400. Each further
 # plane halves the deviation.
 OPTIMISM = 1.2
-SCAN = 28  # codes that are scanned in blocks while one is scored by itself (docs/log.md)
+SCAN = 8  # codes that are scanned in blocks while one is scored by itself (docs/log.md)
 FINEST = np.float32(64)  # products of values of up to four planes are whole multiples of 1 / 64
 
 
@@ -121,71 +121,108 @@ class Looked:
 
 def scan(
     view: View,
-    query: Float32s,
-    mapped: Mapping[int, Mapped],
+    queries: Sequence[Float32s],
+    mapped: Sequence[Mapping[int, Mapped]],
     k: int,
     widths: Widths,
     allowed: Allowed | None,
     clock: Clock,
-    stages: Stages,
+    stages: Sequence[Stages],
     workers: Workers = ALONE,
-) -> list[Found]:
-    """Return what each segment proposes: `widths.candidates` of every band, of the lists looked into, or of a graph.
+) -> list[list[Found]]:
+    """Return what segments propose to each query.
 
-    Graphs are walked by all planes, all else is scanned by plane 0.
+    From each `widths.candidates` come, of every band, of the lists looked into, or of a graph. Graphs are walked by
+    all planes, all else is scanned by plane 0, for all queries in one go: a code that is loaded is compared with
+    several of them (docs/log.md).
     """
 
-    def propose(segment: Segment) -> tuple[Found, Looked] | None:
+    def propose(segment: Segment) -> list[tuple[Found, Looked]]:
         clock.check()
         places = None if allowed is None else allowed.places(segment)
         if (segment.count if places is None else places.count) == 0:
-            return None
-        return _candidates(segment, query, mapped[segment.binarizer], k, widths, places)
+            return []
+        return _candidates(segment, queries, [own[segment.binarizer] for own in mapped], k, widths, places)
 
-    parts = [part for part in workers.map(propose, view.segments) if part is not None]
-    for found, looked in parts:
-        stages.scanned += looked.scanned
-        stages.probed += looked.probed
-        stages.walked += looked.walked
-        stages.candidates += len(found.positions)
+    parts = [part for part in workers.map(propose, view.segments) if part]
+    proposed = []
+    for number, told in enumerate(stages):
+        mine = [part[number] for part in parts]
+        for found, looked in mine:
+            told.scanned += looked.scanned
+            told.probed += looked.probed
+            told.walked += looked.walked
+            told.candidates += len(found.positions)
+        proposed.append([found for found, _ in mine])
     clock.lap("scan")
-    return [found for found, _ in parts]
+    return proposed
 
 
 def _candidates(
-    segment: Segment, query: Float32s, own: Mapped, k: int, widths: Widths, places: Places | None
-) -> tuple[Found, Looked]:
-    """Return the candidates of a segment, and what was looked at.
+    segment: Segment, queries: Sequence[Float32s], own: Sequence[Mapped], k: int, widths: Widths, places: Places | None
+) -> list[tuple[Found, Looked]]:
+    """Return for each query the candidates of a segment, and what was looked at.
 
     Codes that a filter leaves are scored one by one, where they are so few that a scan of all around them costs more.
     """
-    k1, index = widths.candidates, segment.index
-    if isinstance(index, GraphIndex):
-        width = len(segment) if widths.everything else k1
-        positions, sums, walked = walk(segment, index, own.coded, k, width, places)
-        return Found(segment, own, positions, sums, segment.bits), Looked(walked=walked)
+    if isinstance(segment.index, GraphIndex):
+        width = len(segment) if widths.everything else widths.candidates
+        return [_walked(segment, segment.index, one, k, width, places) for one in own]
+    if segment.centroids is not None:
+        return _probed(segment, segment.index, queries, own, k, widths, places)
     rows, bitmap = (segment.count, segment.alive) if places is None else (places.count, places.bitmap)
     few = None if places is None or segment.filed is None else places.few
-    if segment.centroids is None:
-        if few is not None and rows * SCAN < len(segment):
-            return _scored(segment, own, few), Looked(rows)
-        return Found(segment, own, *index.scan(own.coded, k1, bitmap), 1), Looked(rows)
-    lists, held = lists_to_probe(segment, query, k, widths, places)
-    if few is not None and held >= min(k, rows) and held * SCAN < index.sizes[lists].sum():
-        chosen = np.zeros(len(segment.centroids), dtype=np.bool_)
-        chosen[lists] = True
-        return _scored(segment, own, few[chosen[index.lists_of(few)]]), Looked(held, len(lists))
-    positions, sums = index.probe(own.coded, k1, bitmap, lists)
-    if len(positions) < min(k, rows):
-        lists, held = np.arange(len(segment.centroids), dtype=np.int64), rows
-        positions, sums = index.probe(own.coded, k1, bitmap, lists)
-    return Found(segment, own, positions, sums, 1), Looked(held, len(lists))
+    if few is not None and rows * SCAN < len(segment):
+        return [(_scored(segment, one, few), Looked(rows)) for one in own]
+    found = segment.index.scan(np.array([one.coded for one in own]), widths.candidates, bitmap)
+    return [(Found(segment, one, *part, 1), Looked(rows)) for one, part in zip(own, found, strict=True)]
+
+
+def _walked(
+    segment: Segment, graph: GraphIndex, own: Mapped, k: int, width: int, places: Places | None
+) -> tuple[Found, Looked]:
+    positions, sums, walked = walk(segment, graph, own.coded, k, width, places)
+    return Found(segment, own, positions, sums, segment.bits), Looked(walked=walked)
+
+
+def _probed(
+    segment: Segment,
+    index: CodeIndex,
+    queries: Sequence[Float32s],
+    own: Sequence[Mapped],
+    k: int,
+    widths: Widths,
+    places: Places | None,
+) -> list[tuple[Found, Looked]]:
+    """Look into some lists of a segment: those for each query."""
+    rows, bitmap = (segment.count, segment.alive) if places is None else (places.count, places.bitmap)
+    few = None if places is None or segment.filed is None else places.few
+    everywhere = np.arange(index.bands, dtype=np.int64)
+    results: dict[int, tuple[Found, Looked]] = {}
+    together: list[tuple[int, NDArray[np.int64], int]] = []
+    for number, query in enumerate(queries):
+        lists, held = lists_to_probe(segment, query, k, widths, places)
+        if few is not None and held >= min(k, rows) and held * SCAN < index.sizes[lists].sum():
+            chosen = np.zeros(index.bands, dtype=np.bool_)
+            chosen[lists] = True
+            scored = _scored(segment, own[number], few[chosen[index.lists_of(few)]])
+            results[number] = scored, Looked(held, len(lists))
+        else:
+            together.append((number, lists, held))
+    coded = np.array([own[number].coded for number, _, _ in together])
+    probed = index.probe(coded, widths.candidates, bitmap, [lists for _, lists, _ in together]) if together else []
+    for (number, lists, held), found in zip(together, probed, strict=True):
+        if len(found[0]) < min(k, rows):
+            lists, held = everywhere, rows
+            [found] = index.probe(own[number].coded[None], widths.candidates, bitmap, [everywhere])
+        results[number] = Found(segment, own[number], *found, 1), Looked(held, len(lists))
+    return [results[number] for number in range(len(queries))]
 
 
 def _scored(segment: Segment, own: Mapped, positions: Positions) -> Found:
     """Score codes at some positions by all planes that the query uses, as they lie in the segment's file."""
     assert segment.filed is not None
-    sums = row_scores(own.coded, segment.filed.take(positions, axis=0, mode="clip"), own.planes)
+    sums = plane_products(segment.filed, own.planes, positions, own.coded)
     return Found(segment, own, positions, sums, own.planes)
 
 
@@ -207,34 +244,22 @@ def best_of(found: list[Found], k1: int) -> list[Found]:
 
 
 def refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
-    """Add the further planes to the sums, all segments of a binarizer at once. What came of graphs has them.
+    """Add the further planes to the sums. What came of graphs has them.
 
     Plane 0 counts as the scan summed it: its 8-bit rounding is a tenth of what four planes are off by. Only under
     `symmetric`, which is exact, it is read back.
     """
-    result = []
-    scanned: dict[int, list[tuple[Found, CodeIndex]]] = {}
-    for part in found:
-        index = part.segment.index
-        if isinstance(index, CodeIndex) and (part.planes < part.query.planes or symmetric):
-            scanned.setdefault(part.segment.binarizer, []).append((part, index))
-        else:
-            result.append(replace(part, sums=_exact(part.sums)) if symmetric else part)
-    for parts in scanned.values():
-        query = parts[0][0].query
-        rest = [index.rest_at(part.positions) for part, index in parts]
-        joint = rest[0] if len(rest) == 1 else np.concatenate(rest)
-        sums = further_scores(query.coded, joint, parts[0][1].bits, query.planes)
-        start = 0
-        for part, index in parts:
-            end = start + len(part.positions)
-            share, start = sums[start:end], end
-            if symmetric:
-                share = _exact(plane_scores(query.coded, index.codes_at(part.positions)) + share)
-            else:
-                share += part.sums
-            result.append(Found(part.segment, query, part.positions, share, query.planes))
-    return result
+    return [_refined(part, symmetric=symmetric) for part in found]
+
+
+def _refined(part: Found, *, symmetric: bool) -> Found:
+    index, query, sums = part.segment.index, part.query, part.sums
+    if isinstance(index, CodeIndex):
+        if symmetric:
+            sums = index.first_scores(query.coded, part.positions)
+        if part.planes < query.planes or symmetric:
+            sums = sums + index.further_scores(query.coded, part.positions, query.planes)
+    return replace(part, sums=_exact(sums) if symmetric else sums, planes=query.planes)
 
 
 def _exact(sums: Float32s) -> Float32s:

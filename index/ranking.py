@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +22,9 @@ class Ranking:
 
 
 class Clock:
-    """Takes the time of stages and watches the deadline."""
+    """Takes the time of stages and watches the deadline. What several queries do together costs each its share."""
 
-    def __init__(self, stages: Stages, deadline: float | None) -> None:
+    def __init__(self, stages: Sequence[Stages], deadline: float | None) -> None:
         self._stages = stages
         self._deadline = deadline
         self._at = time.perf_counter()
@@ -31,9 +32,10 @@ class Clock:
     def lap(self, name: str) -> None:
         """Add the time since the last lap, or since the clock was made, to a stage."""
         now = time.perf_counter()
-        spent = (now - self._at) * 1e3
+        spent = (now - self._at) * 1e3 / len(self._stages)
         self._at = now
-        self._stages.milliseconds[name] = round(self._stages.milliseconds.get(name, 0.0) + spent, 4)
+        for stages in self._stages:
+            stages.milliseconds[name] = round(stages.milliseconds.get(name, 0.0) + spent, 4)
 
     def check(self) -> None:
         """Raise DeadlineExceeded when the time is up."""

@@ -5,6 +5,7 @@ Any number of threads may read, while others write.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -43,6 +44,8 @@ from index.selections import Kept, Selections
 from index.view import View
 
 SNAPSHOT_SECONDS = 10.0
+TOGETHER = 32  # queries that share scans; more of them gain little (docs/log.md)
+MOST_CANDIDATES = 1 << 20  # that are held at once
 
 
 class Reading(ABC):
@@ -200,18 +203,23 @@ class Reading(ABC):
             filtering = (time.perf_counter() - started) * 1e3
             allowed = None if chosen is None else chosen.allowed
 
-            def rank(query: Float32s) -> Ranking:
-                return self._rank(view, Scorer(query, self.config.distance, within), k, allowed, params, deadline)
+            def rank(part: Float32s) -> list[Ranking]:
+                scorers = [Scorer(query, self.config.distance, within) for query in part]
+                return self._rank(view, scorers, k, allowed, params, deadline)
 
+            together = max(1, min(TOGETHER, MOST_CANDIDATES // max(k, params.candidates or 0)))
+            size = min(math.ceil(len(prepared) / self.workers.threads), together)
+            parts = [prepared[start : start + size] for start in range(0, len(prepared), size)] if size else []
+            rankings = [ranking for part in self.workers.map(rank, parts) for ranking in part]
             results = []
-            for query, ranking in zip(prepared, self.workers.map(rank, list(prepared)), strict=True):
+            for query, ranking in zip(prepared, rankings, strict=True):
                 if ranking.stages.mode == "codes":
                     self.asked.append(query)
                     self.meter.offer(Asked(query, k, params, filter, within))
                 if chosen is not None:
                     ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.allowed), chosen.read
                     ranking.stages.milliseconds["filter"] = round(filtering, 4)
-                clock = Clock(ranking.stages, deadline)
+                clock = Clock([ranking.stages], deadline)
                 hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)
                 clock.lap("fetch")
                 results.append(SearchResult(hits=hits, stages=ranking.stages))
@@ -220,17 +228,17 @@ class Reading(ABC):
     def _rank(
         self,
         view: View,
-        scorer: Scorer,
+        scorers: Sequence[Scorer],
         k: int,
         allowed: Allowed | None,
         params: SearchParams,
         deadline: float | None,
-    ) -> Ranking:
+    ) -> list[Ranking]:
         exact = params.exact
         if exact is None:
             exact = view.points <= self.options.exact_below and not view.named
         if exact:
             if view.named:
                 view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
-            return search_exact(view, scorer, k, allowed, deadline)
-        return search_codes(view, scorer, k, allowed, params, deadline, self.calibration, self.workers)
+            return [search_exact(view, scorer, k, allowed, deadline) for scorer in scorers]
+        return search_codes(view, scorers, k, allowed, params, deadline, self.calibration, self.workers)

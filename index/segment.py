@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from index.code_index import PIECE, CodeIndex, Positions
 from index.codes import Planes, pack_bits, unpack_bits
-from index.graph import GraphIndex, Links, to_nibbles
+from index.graph import GraphIndex, Links
 from index.lists import Centroids, Lists
 from index.mapped_index import MappedIndex
-from index.plane_scores import interleave
 from index.points import Distance, Float32s, Rows
 from index.rows import located
 from index.segment_data import Factors, SegmentData, narrowed, of_rows
@@ -88,14 +87,14 @@ class Segment:
         index: CodeIndex | GraphIndex
         if links is not None:
             starts = range(0, len(data), PIECE)
-            pieces = (to_nibbles(data.planes[start : start + PIECE]) for start in starts)
+            pieces = (data.planes[start : start + PIECE] for start in starts)
             index = GraphIndex.of(pieces, data.planes.shape[2], links)
         else:
             bands = norm_bands(data, distance) if lists is None else lists.positions()
             if mapped and filed is not None:
                 index = MappedIndex(filed, bands)
             else:
-                index = CodeIndex(data.planes[:, 0], bands, interleave(data.planes[:, 1:]))
+                index = CodeIndex(data.planes[:, 0], bands, np.ascontiguousarray(data.planes[:, 1:]))
         return cls(
             first_row=data.first_row,
             end_row=data.end_row,

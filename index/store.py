@@ -13,7 +13,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from index import durable
+from index import durable, kernels
 from index.binarizer import BinarizerFactory
 from index.collection import Collection
 from index.errors import CollectionExists, CorruptCollection, InvalidName, UnknownCollection
@@ -58,8 +58,9 @@ class Store:
         """Take the directory's lock and open every collection.
 
         A collection whose truth is damaged is refused (see `damaged`); the others open.
-        Raises DataDirLocked when another process owns the directory.
+        Raises DataDirLocked when another process owns the directory, ImportError where the kernels are not compiled.
         """
+        kernels.require()
         self.directory = directory
         self._folder = directory / "collections"
         self._factory = factory

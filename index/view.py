@@ -82,6 +82,12 @@ class View:
     tail: Tail
     binarizers: Mapping[int, Binarizer]
     named: Mapping[int, str] = field(default_factory=dict)
+    _ends: Rows = field(init=False, repr=False)  # the row behind those that each map has, the tail's left out
+
+    def __post_init__(self) -> None:
+        """Note where maps end."""
+        ends = np.array([min(mapped.end_row, self.tail.first_row) for mapped in self.maps], dtype=np.int64)
+        object.__setattr__(self, "_ends", ends)
 
     def without(self, rows: Rows) -> View:
         """Return the view with these rows deleted."""
@@ -116,8 +122,7 @@ class View:
 
     def require_vectors(self, rows: Rows, *, hint: str, param: str | None = None) -> None:
         """Raise VectorsDropped unless all of these rows have their vectors."""
-        lost = int((~self.readable(rows)).sum())
-        if lost:
+        if self.named and (lost := int((~self.readable(rows)).sum())):
             message = f"the collection keeps codes only: the full-precision vectors of {lost} points are gone"
             raise VectorsDropped(message, param=param, hint=hint)
 
@@ -138,8 +143,7 @@ class View:
         """
         self.require_vectors(rows, hint="ask for points without vectors; with store_vectors a collection keeps them")
         start = 0
-        for mapped in self.maps:
-            end = int(rows.searchsorted(min(mapped.end_row, self.tail.first_row)))
+        for mapped, end in zip(self.maps, rows.searchsorted(self._ends).tolist(), strict=True):
             if end > start:
                 yield slice(start, end), mapped.read(rows[start:end])
                 start = end

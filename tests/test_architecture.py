@@ -121,7 +121,8 @@ def test_only_settings_reads_the_environment() -> None:
                 if isinstance(node, ast.ImportFrom) and node.module == "os":
                     if {alias.name for alias in node.names} & {"environ", "environb", "getenv"}:
                         readers.add(path.relative_to(ROOT).as_posix())
-    assert readers <= {"service/settings.py"}
+    # What compiles the kernels runs when Bitfold is installed: $CC names the compiler there.
+    assert readers <= {"service/settings.py", "index/kernels/compile.py"}
 
 
 def test_no_other_distribution_owns_our_names() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import faiss
 import numpy as np
 import pytest
 
-from index import plane_scores as plane_scores_module
 from index.code_index import CORNERS, CodeIndex, from_blocks, to_blocks
 from index.codes import integer_products, pack, pack_bits, prefix_values, unpack, unpack_bits, values
-from index.plane_scores import deinterleave, further_scores, interleave, plane_scores
+from index.kernels import plane_products
 from tests.index_fakes import rounding
 
 
@@ -111,58 +108,8 @@ def test_the_integer_identity(u):
     for query, expected in zip(queries, got, strict=True):
         if bits in (1, 2, 4):
             floats = values(query, bits)
-            got = plane_scores(floats, np.ascontiguousarray(planes[:, 0])) + further_scores(
-                floats, interleave(planes[:, 1:]), bits, bits
-            )
+            got = plane_products(planes, bits, np.arange(len(planes)), floats)
             np.testing.assert_allclose(got * 4.0**u, expected, atol=1e-2)
-
-
-@pytest.mark.parametrize("m", [8, 16, 24, 136, 384, 1024])
-@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 33, 500])
-def test_scores_of_planes_are_products_with_prefix_values(n, m):
-    query = query_of(m)
-    close = {"rtol": 1e-5, "atol": 1e-4 * m**0.5}
-    for bits in (1, 2, 4):
-        planes = pack(random_levels(n, m, bits, seed=m), bits)
-        first = plane_scores(query, np.ascontiguousarray(planes[:, 0]))
-        np.testing.assert_allclose(first, prefix_values(planes, 1) @ query, **close)
-        rest = interleave(planes[:, 1:])
-        assert rest.nbytes == planes[:, 1:].nbytes
-        for p in range(1, bits + 1):
-            got = first + further_scores(query, rest, bits, p)
-            assert got.dtype == np.float32
-            np.testing.assert_allclose(got, prefix_values(planes, p) @ query, **close)
-
-
-@pytest.mark.parametrize("f", [0, 1, 3])
-@pytest.mark.parametrize("m", [8, 24, 384])
-def test_interleaving_is_undone(f, m, monkeypatch):
-    monkeypatch.setattr(plane_scores_module, "PIECE", 7)
-    planes = np.random.default_rng(0).integers(0, 256, (20, f, m // 8), dtype=np.uint8)
-    rest = interleave(planes)
-    assert rest.shape == (20, f * m // 8)
-    np.testing.assert_array_equal(deinterleave(rest, f, m // 8), planes)
-
-
-@pytest.mark.parametrize("m", [8, 40])
-def test_interleaved_planes_by_hand(m):
-    levels = random_levels(5, m, 4)
-    rest = interleave(pack(levels, 4)[:, 1:])
-    nibbles = np.stack([rest & 15, rest >> 4], axis=2).reshape(5, -1)
-    for group in range(m // 4):
-        for t in range(3):
-            at = nibbles[:, 3 * group + t]
-            np.testing.assert_array_equal(at & 7, levels[:, 4 * group + t] & 7)
-            np.testing.assert_array_equal(at >> 3, levels[:, 4 * group + 3] >> (2 - t) & 1)
-
-
-def test_threads_score_at_once():
-    planes = random_codes(700, 64)[1]
-    queries = [query_of(64, seed) for seed in range(40)]
-    alone = [plane_scores(query, planes) for query in queries]
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda query: plane_scores(query, planes), queries))
-    np.testing.assert_array_equal(together, alone)
 
 
 def test_bitmaps_are_least_significant_bit_first():
@@ -203,7 +150,7 @@ def test_scan_finds_the_best_within_rounding(m, k):
     _, packed = random_codes(n, m)
     query = query_of(m)
     slow = slow_scores(query, packed)
-    positions, scores = CodeIndex(packed, whole(n)).scan(query, k, None)
+    [(positions, scores)] = CodeIndex(packed, whole(n)).scan(query[None], k, None)
     assert len(set(positions.tolist())) == len(positions) == min(k, n)
     slack = rounding(query)
     assert np.abs(scores - slow[positions]).max() <= slack
@@ -224,7 +171,7 @@ def test_selector_is_honoured(share, k):
     _, packed = random_codes(n, 64)
     query = query_of(64)
     flags = np.random.default_rng(2).random(n) < share
-    positions, _ = CodeIndex(packed, whole(n)).scan(query, k, pack_bits(flags))
+    [(positions, _)] = CodeIndex(packed, whole(n)).scan(query[None], k, pack_bits(flags))
     assert flags[positions].all()
     assert len(set(positions.tolist())) == len(positions) == min(k, flags.sum())
     slow = np.where(flags, slow_scores(query, packed), -np.inf)
@@ -233,7 +180,8 @@ def test_selector_is_honoured(share, k):
 
 def test_nothing_allowed_gives_nothing():
     _, packed = random_codes(70, 32)
-    positions, scores = CodeIndex(packed, whole(70)).scan(query_of(32), 5, pack_bits(np.zeros(70, bool)))
+    nothing = pack_bits(np.zeros(70, bool))
+    [(positions, scores)] = CodeIndex(packed, whole(70)).scan(query_of(32)[None], 5, nothing)
     assert len(positions) == len(scores) == 0
 
 
@@ -246,7 +194,7 @@ def test_each_band_keeps_its_own_candidates(k):
     query = query_of(48)
     index = CodeIndex(packed, bands)
     assert index.bands == 3
-    positions, scores = index.scan(query, k, None)
+    [(positions, scores)] = index.scan(query[None], k, None)
     slow = slow_scores(query, packed)
     assert np.abs(scores - slow[positions]).max() <= rounding(query)
     for band in bands:
@@ -255,7 +203,7 @@ def test_each_band_keeps_its_own_candidates(k):
         assert slow[mine].min() >= np.sort(slow[band])[::-1][len(mine) - 1] - 2 * rounding(query)
     flags = np.zeros(n, dtype=np.bool_)
     flags[bands[1][:5]] = True
-    allowed, _ = index.scan(query, k, pack_bits(flags))
+    [(allowed, _)] = index.scan(query[None], k, pack_bits(flags))
     assert len(allowed) == min(k, 5)
     assert flags[allowed].all()
 
@@ -273,13 +221,15 @@ def test_documents_with_the_lowest_score_are_not_lost():
     assert set(range(n)) - set(found[0].tolist()) == {7, 30}
 
     index = CodeIndex(packed, whole(n))
-    positions, scores = index.scan(query, n, None)
+    [(positions, scores)] = index.scan(query[None], n, None)
     assert sorted(positions.tolist()) == list(range(n))
     lowest = scores[np.isin(positions, [7, 30])]
     np.testing.assert_allclose(lowest, -np.abs(query).sum(), rtol=1e-5)
     flags = np.arange(n) % 10 == 0
-    assert sorted(index.scan(query, 9, pack_bits(flags))[0].tolist()) == [0, 10, 20, 30, 40]
-    assert len(index.scan(np.zeros(m, np.float32), 20, None)[0]) == 20
+    [(positions, _)] = index.scan(query[None], 9, pack_bits(flags))
+    assert sorted(positions.tolist()) == [0, 10, 20, 30, 40]
+    [(positions, _)] = index.scan(np.zeros((1, m), np.float32), 20, None)
+    assert len(positions) == 20
 
 
 def test_faiss_remove_then_add_corrupts_fast_scan():

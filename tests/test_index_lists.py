@@ -71,7 +71,7 @@ def test_probing_is_scoring_what_is_in_the_lists(seed, n, lists, filtered):
     chosen = rng.permutation(lists)[: rng.integers(1, lists + 1)]
     query = rng.standard_normal(32).astype(np.float32)
     k = int(rng.integers(1, n + 1))
-    positions, scores = index.probe(query, k, pack_bits(allowed) if filtered else None, chosen)
+    [(positions, scores)] = index.probe(query[None], k, pack_bits(allowed) if filtered else None, [chosen])
 
     truth = (2.0 * np.unpackbits(codes, axis=1, bitorder="little") - 1) @ query
     inside = np.flatnonzero(allowed & np.isin(membership, chosen))
@@ -84,6 +84,30 @@ def test_probing_is_scoring_what_is_in_the_lists(seed, n, lists, filtered):
         assert truth[positions].min() >= best - 2 * rounding
     np.testing.assert_array_equal(index.counts(inside), np.bincount(membership[inside], minlength=max(lists, 1)))
     np.testing.assert_array_equal(index.codes_at(inside), codes[inside])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 12), st.integers(1, 40), st.booleans())
+def test_queries_that_share_a_scan_find_what_each_finds_alone(seed, n, lists, count, filtered):
+    rng = np.random.default_rng(seed)
+    membership = rng.integers(0, lists, n).astype(np.uint16)
+    bands = Lists(np.zeros((lists, D), np.float32), membership).positions()
+    index = CodeIndex(rng.integers(0, 256, (n, 4), dtype=np.uint8), bands)
+    bitmap = pack_bits(rng.random(n) < 0.5) if filtered else None
+    queries = rng.standard_normal((count, 32)).astype(np.float32)
+    groups = [rng.permutation(lists)[: rng.integers(1, lists + 1)] for _ in queries]
+    k = int(rng.integers(1, n + 1))
+    for together, alone in (
+        (index.probe(queries, k, bitmap, groups), lambda i: index.probe(queries[i : i + 1], k, bitmap, [groups[i]])),
+        (index.scan(queries, k, bitmap), lambda i: index.scan(queries[i : i + 1], k, bitmap)),
+    ):
+        assert len(together) == count
+        for i, (positions, scores) in enumerate(together):
+            [(expected, expected_scores)] = alone(i)
+            np.testing.assert_array_equal(np.sort(scores), np.sort(expected_scores))
+            # Of what ties with the last one, which comes is nobody's promise.
+            above = {p for p, s in zip(expected.tolist(), expected_scores, strict=True) if s > expected_scores.min()}
+            assert above <= set(positions.tolist())
 
 
 def test_centroids_are_ranked_as_floats_would_rank_them():

@@ -13,7 +13,6 @@ import pytest
 
 from index.codes import prefix_values, unpack
 from index.codes_file import FIRST_MAGIC, MAGIC, DamagedCodes, load, save
-from index.plane_scores import interleave
 from index.segment import FIRST_BAND, Segment, norm_bands
 from index.segment_data import SegmentData, encode_rows, joined, narrowed
 from tests.index_fakes import trained, vectors_of
@@ -169,7 +168,6 @@ def test_planes_at():
     segment = Segment.build(data, "Cosine")
     at = np.array([3, 3, 39, 0])
     np.testing.assert_array_equal(segment.index.planes_at(at), data.planes[at])
-    np.testing.assert_array_equal(segment.index.rest_at(at), interleave(data.planes[:, 1:])[at])
     assert segment.bits == 4
 
 

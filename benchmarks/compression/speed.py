@@ -24,7 +24,7 @@ from benchmarks.compression.sets import Floats, Positions
 from benchmarks.embeddings import retrieval_set
 from index.code_index import CodeIndex
 from index.codes import Planes, pack
-from index.plane_scores import Rest, further_scores, interleave
+from index.kernels import plane_products
 
 Fit = Callable[[Floats, int], Coder]
 
@@ -51,7 +51,7 @@ class ScannedCoder:
         self._binarizer = binarizer
         self._planes: list[Planes] = []
         self._factors: list[Floats] = []
-        self._built: tuple[CodeIndex, Rest, Floats] | None = None
+        self._built: tuple[CodeIndex, Planes, Floats] | None = None
         self.bytes_a_vector = float(binarizer.bits * (binarizer.code_dimension / 8 + FACTOR_BYTES))
 
     def add(self, vectors: Floats) -> None:
@@ -65,14 +65,14 @@ class ScannedCoder:
         if self._built is None:
             planes = np.concatenate(self._planes)
             index = CodeIndex(planes[:, 0], [np.arange(len(planes), dtype=np.int64)])
-            self._built = index, interleave(planes[:, 1:]), np.concatenate(self._factors)
+            self._built = index, np.ascontiguousarray(planes[:, 1:]), np.concatenate(self._factors)
             self._planes, self._factors = [], []
         index, rest, factors = self._built
         mapped = self._binarizer.queries(queries)[0]
-        positions, scores = index.scan(mapped, CANDIDATES, None)
+        [(positions, scores)] = index.scan(mapped[None], CANDIDATES, None)
         bits = self._binarizer.bits
         if bits > 1:
-            scores = scores + further_scores(mapped, rest[positions], bits, bits)
+            scores = scores + 0.5 * plane_products(rest, bits - 1, positions, mapped)
         estimates = scores * factors[positions]
         return np.asarray(positions[np.argsort(-estimates)[:n]])[None, :]
 
