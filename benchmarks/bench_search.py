@@ -4,7 +4,8 @@
 
 For each size: a collection of 384-d vectors (synthetic with a text-like spectrum, see common.TextLike) is loaded
 over HTTP into a server without a model. Then, in one run: over HTTP by 1 and by 8 clients (a process each), idle and
-while a bulk load runs into a second collection; then the search in process, stage by stage, over the same directory.
+while a bulk load runs into a second collection; then the search in process, stage by stage, over the same directory:
+first with none of its files in memory (each query once, so the first ones find least), then once more.
 Every figure is of `--queries` distinct queries, limit 10, `exact: false`. The loader stands for a client on another
 machine: it has its lines ready and runs at the lowest priority.
 """
@@ -18,6 +19,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -83,35 +85,59 @@ def clients(port: int, requests: list[bytes], count: int) -> tuple[list[float], 
     return times, len(requests) / (time.perf_counter() - began)
 
 
-def in_process(data_dir: Path, queries: NDArray[np.float32]) -> tuple[list[float], dict[str, float], float]:
-    """Search the same directory with the index in this process: milliseconds, stages, recall@10 against exact."""
+def forget(data_dir: Path) -> None:
+    """Put all files of a directory out of the page cache; nobody may have them mapped."""
+    for path in data_dir.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """All queries asked once: milliseconds, and the median of each stage."""
+
+    times: list[float]
+    stages: dict[str, float]
+
+    def row(self, n: int, label: str) -> list[object]:
+        """Return the table's row."""
+        p50, p99 = percentiles(self.times)
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in self.stages.items())
+        return [f"{n:,}", label, f"{p50:.2f}", f"{p99:.2f}", f"{1e3 / float(np.mean(self.times)):.0f}", parts]
+
+
+def in_process(data_dir: Path, queries: NDArray[np.float32]) -> tuple[list[Pass], float]:
+    """Search the same directory with the index in this process, cold and warm; return recall@10 against exact too."""
     from index.code_index import set_threads
     from index.points import SearchParams
     from index.store import Store, StoreOptions
     from models.binarizer import TrainingFreeFactory
 
     set_threads(1)
+    forget(data_dir)
     store = Store(data_dir, TrainingFreeFactory(), StoreOptions(background=False))
     collection = store.get(NAME)
-    stages: dict[str, list[float]] = {}
-    times, found = [], []
-    for round_ in range(2):  # the first pass warms the page cache
+    passes = []
+    for _ in range(2):
+        stages: dict[str, list[float]] = {}
         times, found = [], []
         for query in queries:
             began = time.perf_counter()
             result = collection.search(query[None, :], 10, params=SearchParams(exact=False))[0]
             times.append((time.perf_counter() - began) * 1e3)
             found.append({hit.id for hit in result.hits})
-            if round_:
-                for name, value in result.stages.milliseconds.items():
-                    stages.setdefault(name, []).append(value)
+            for name, value in result.stages.milliseconds.items():
+                stages.setdefault(name, []).append(value)
+        passes.append(Pass(times, {name: float(np.median(values)) for name, values in stages.items()}))
     truth = [
         {hit.id for hit in collection.search(query[None, :], 10, params=SearchParams(exact=True))[0].hits}
         for query in queries[:100]
     ]
     recall = float(np.mean([len(a & b) / 10 for a, b in zip(found, truth, strict=False)]))
     store.close()
-    return times, {name: float(np.median(values)) for name, values in stages.items()}, recall
+    return passes, recall
 
 
 def measure(n: int, d: int, asked: int) -> list[list[object]]:
@@ -141,10 +167,8 @@ def measure(n: int, d: int, asked: int) -> list[list[object]]:
             busy1, _ = clients(running.port, requests, 1)
             busy8, _ = clients(running.port, requests, 8)
             loader.kill()
-        times, stages, recall = in_process(data_dir, queries)
-    p50, p99 = percentiles(times)
-    parts = ", ".join(f"{name} {value:.2f}" for name, value in stages.items())
-    rows.append([f"{n:,}", "in process", f"{p50:.2f}", f"{p99:.2f}", f"{1e3 / float(np.mean(times)):.0f}", parts])
+        (cold, warm), recall = in_process(data_dir, queries)
+    rows += [warm.row(n, "in process"), cold.row(n, "in process, files not in memory")]
     for label, measured, rate in (
         ("HTTP, 1 client", idle1, f"{rate1:.0f}"),
         ("HTTP, 8 clients", idle8, f"{rate8:.0f}"),
@@ -155,10 +179,11 @@ def measure(n: int, d: int, asked: int) -> list[list[object]]:
         rows.append([f"{n:,}", label, f"{a:.2f}", f"{b:.2f}", rate, ""])
     ratio1 = percentiles(busy1)[1] / percentiles(idle1)[1]
     ratio8 = percentiles(busy8)[1] / percentiles(idle8)[1]
+    added = percentiles(idle1)[0] - percentiles(warm.times)[0]
     print(
         f"{n:,}: loaded in {seconds:.1f} s ({n / seconds:,.0f} points/s), {info['segments_count']} segments, "
         f"recall@10 {recall:.4f}, {memory:.1f} bytes of anonymous memory a point "
-        f"(codes {info['codes']['bytes_per_point']}), HTTP adds {percentiles(idle1)[0] - p50:.2f} ms to the p50, "
+        f"(codes {info['codes']['bytes_per_point']}), HTTP adds {added:.2f} ms to the p50, "
         f"p99 during load / idle: {ratio1:.2f} (1 client), {ratio8:.2f} (8 clients)",
         flush=True,
     )

@@ -148,11 +148,11 @@ class Server:
         return Client(connection)
 
     def wait_indexed(self, name: str, *, segments: int = 3, timeout: float = 600) -> dict:
-        """Wait until all points have codes (but for a tail) and upkeep has merged them into a few segments."""
+        """Wait until upkeep has merged all points but a tail into a few segments and laid these out."""
         end = time.monotonic() + timeout
         while True:
             info = self.client().call("GET", f"/collections/{name}")["result"]
-            quiet = info["segments_count"] <= segments
+            quiet = info["segments_count"] <= segments and info["index"]["building"] is None
             if quiet or time.monotonic() > end:
                 return info
             time.sleep(0.5)

@@ -20,7 +20,7 @@ from models.binarizers import Binarizers
 
 NAME = "points"
 BATCH = 10_000
-TARGETS = (0.8, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
+TARGETS = (0.8, 0.85, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 
 
 def _index_buckets(collection: Collection) -> None:
