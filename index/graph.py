@@ -45,6 +45,17 @@ class Links:
     entry: int
     highest: int
 
+    def starts(self) -> NDArray[np.uint32]:
+        """Return where the neighbours of each node begin, (n + 1,), in units of `LINKS`.
+
+        Raises ValueError where there are more or fewer neighbours than that.
+        """
+        starts = np.zeros(len(self.levels) + 1, dtype=np.uint32)
+        np.cumsum(self.levels + np.int32(1), out=starts[1:])  # a node on one level has two times `LINKS`
+        if len(self.neighbours) != LINKS * int(starts[-1]):
+            raise ValueError(f"{len(self.neighbours)} neighbours do not fit {len(self.levels)} nodes")
+        return starts
+
 
 def to_nibbles(planes: Planes) -> Nibbles:
     """Return `(n, m / 2)` bytes of two levels each, of `(n, 4, m / 8)` planes."""
@@ -67,13 +78,8 @@ class GraphIndex:
 
     def __init__(self, codes: Nibbles, links: Links) -> None:
         """Keep `(n, m / 2)` nibbles and the links among them. Raises ValueError where these are not of n nodes."""
-        slots = links.levels + np.int32(1)  # of `LINKS` neighbours: a node on one level has two of them
-        starts = np.zeros(len(slots) + 1, dtype=np.uint32)
-        np.cumsum(slots, out=starts[1:])
-        if len(links.neighbours) != LINKS * int(starts[-1]):
-            raise ValueError(f"{len(links.neighbours)} neighbours do not fit {len(slots)} nodes")
         self.codes = codes
-        self._starts, self._neighbours = starts, links.neighbours
+        self._starts, self._neighbours = links.starts(), links.neighbours
         self._entry, self._highest = links.entry, links.highest
 
     @classmethod

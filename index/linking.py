@@ -1,7 +1,8 @@
 """Finds the links of a graph over codes: FAISS's HNSW on its uniform 4-bit scalar quantizer.
 
-The quantizer's grid is that of the codes, so FAISS's storage is the codes themselves. Neighbours are found by inner
-products of codes: vectors are not needed.
+The quantizer's grid is that of the codes, so FAISS's storage is the codes themselves. Neighbours are found by
+inner products of codes: vectors are not needed. By distances they would be a little better where all norms are alike,
+and useless where they differ (docs/log.md).
 """
 
 from __future__ import annotations
@@ -40,10 +41,9 @@ class Linker:
         self._storage.is_trained = self._index.is_trained = True
 
     def go_on_from(self, pieces: Iterable[Planes], links: Links) -> None:
-        """Take over codes, piece by piece, that have links already."""
+        """Take over codes, piece by piece, that have links already. Raises ValueError where these do not fit."""
         hnsw = self._index.hnsw
-        offsets = np.zeros(len(links.levels) + 1, dtype=np.uint64)
-        np.cumsum(LINKS * (links.levels.astype(np.uint64) + 1), out=offsets[1:])
+        offsets = links.starts() * np.uint64(LINKS)
         for array, vector in (
             (links.levels, hnsw.levels),
             (offsets, hnsw.offsets),
