@@ -41,22 +41,50 @@ class Places:
 
 
 class Allowed:
-    """Rows that a filter selects, ascending. Any number of threads may call it."""
+    """Rows that a filter selects, kept as a bitmap where that takes less. Any number of threads may call it."""
 
     def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+        """Take ascending rows."""
+        self._count = len(rows)
+        self._first = int(rows[0]) if len(rows) else 0
+        span = int(rows[-1]) - self._first + 1 if len(rows) else 0
+        self._rows: Rows | None = rows
+        self._bitmap = np.zeros(0, dtype=np.uint8)  # from the first row on, where there are no `_rows`
+        if rows.nbytes * 8 > span:
+            flags = np.zeros(span, dtype=np.bool_)
+            flags[rows - self._first] = True
+            self._rows, self._bitmap = None, pack_bits(flags)
         # By the codes of a segment: deletes make another segment of the same codes.
         self._places: WeakKeyDictionary[CodeIndex | GraphIndex, Places] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         """Return how many rows are allowed."""
-        return len(self.rows)
+        return self._count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory of the rows."""
+        return self._bitmap.nbytes if self._rows is None else self._rows.nbytes
+
+    @property
+    def rows(self) -> Rows:
+        """All of them, ascending."""
+        return self.rows_from(self._first)
+
+    def rows_from(self, first_row: int) -> Rows:
+        """Return the allowed rows from one on, ascending."""
+        if self._rows is not None:
+            return self._rows[self._rows.searchsorted(first_row) :]
+        begin = max(first_row - self._first, 0) // 8
+        found = set_bits(self._bitmap[begin:])
+        found += self._first + 8 * begin
+        return found[found.searchsorted(first_row) :]
 
     def places(self, segment: Segment) -> Places:
         """Return where in a segment they are."""
         found = self._places.get(segment.index)
         if found is None:
-            positions = segment.positions_of(self.rows)
+            positions = segment.positions_of(self.rows_from(segment.first_row))
             flags = np.zeros(len(segment), dtype=np.bool_)
             flags[positions] = True
             lists = np.zeros(0, dtype=np.int64)

@@ -104,7 +104,7 @@ def tail_scores(view: View, scorer: Scorer, allowed: Allowed | None) -> tuple[Ro
     """Return rows and scores of the (allowed) rows of the tail that count."""
     tail = view.tail
     if allowed is not None:
-        rows = allowed.rows[np.searchsorted(allowed.rows, tail.first_row) :]
+        rows = allowed.rows_from(tail.first_row)
         return rows, scorer.scores(tail.buffer[rows - tail.first_row])
     scores = scorer.scores(tail.vectors)
     return tail.alive_rows(), scores if tail.alive.all() else scores[tail.alive]

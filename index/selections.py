@@ -11,7 +11,7 @@ from index.filters import Filter
 from index.selecting import Selection
 
 KEPT = 32  # filters
-KEPT_BYTES = 16 * 2**20  # of their rows; what else is kept comes to as much
+KEPT_BYTES = 16 * 2**20  # of their rows, but for the last one, of at most a bit a row; what else is kept is as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,19 @@ class Selections:
         """Remember what a filter selects as of a commit."""
         kept = Kept(seq, Allowed(selection.rows), selection.read)
         key = tree.written
-        if key and selection.rows.nbytes <= KEPT_BYTES // 2:
+        if key:
             with self._lock:
                 self._forget(key)
                 self._kept[key] = kept
-                self._bytes += selection.rows.nbytes
-                while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
+                self._bytes += kept.allowed.nbytes
+                while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
                     self._forget(next(iter(self._kept)))
         return kept
 
     def _forget(self, key: bytes) -> None:
         old = self._kept.pop(key, None)
         if old is not None:
-            self._bytes -= old.allowed.rows.nbytes
+            self._bytes -= old.allowed.nbytes
 
     def memory_bytes(self) -> int:
         """Return the bytes of the rows that are remembered."""

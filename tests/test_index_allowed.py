@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from index import selections
 from index.allowed import Allowed
@@ -83,7 +84,7 @@ def test_every_filter_can_be_remembered(raw):
     assert kept.keep(tree, 5, Selection(rows, 7)).read == 7
     found = kept.get(parse_filter(raw), 5)
     assert found is not None
-    assert (found.allowed.rows is rows, found.read) == (True, 0)
+    assert (found.allowed.rows.tolist(), found.read) == (rows.tolist(), 0)
     assert kept.get(tree, 6) is None
 
 
@@ -91,17 +92,32 @@ def test_what_is_kept_is_bounded(monkeypatch):
     kept = Selections()
     trees = [parse_filter({"must": [{"key": "a", "match": {"value": i}}]}) for i in range(100)]
     for tree in trees:
-        kept.keep(tree, 1, Selection(np.arange(2000), 0))
+        kept.keep(tree, 1, Selection(np.arange(0, 200_000, 100), 0))
     assert [kept.get(tree, 1) is not None for tree in trees] == [False] * 68 + [True] * 32
     assert kept.memory_bytes() == 32 * 16_000
-    kept.keep(trees[99], 2, Selection(np.arange(4000), 0))
+    kept.keep(trees[99], 2, Selection(np.arange(0, 400_000, 100), 0))
     assert kept.memory_bytes() == 31 * 16_000 + 32_000
     monkeypatch.setattr(selections, "KEPT_BYTES", 100_000)
-    kept.keep(trees[0], 2, Selection(np.arange(5000), 0))
+    kept.keep(trees[0], 2, Selection(np.arange(0, 500_000, 100), 0))
     assert kept.memory_bytes() <= 100_000
     assert kept.get(trees[0], 2) is not None
-    kept.keep(trees[1], 2, Selection(np.arange(50_000), 0))
-    assert kept.get(trees[1], 2) is None  # too large
+    kept.keep(trees[1], 2, Selection(np.arange(1_000_000), 0))  # a bit for each
+    assert kept.memory_bytes() == 125_000
+    assert kept.get(trees[0], 2) is None
+    assert kept.get(trees[1], 2) is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 300), st.integers(0, 3000), st.floats(0, 1))
+def test_rows_are_the_same_as_a_bitmap(seed, first, span, share):
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(rng.random(span) < share) + first
+    found = Allowed(rows)
+    assert len(found) == len(rows)
+    assert found.nbytes <= min(rows.nbytes, span // 8 + 1)
+    np.testing.assert_array_equal(found.rows, rows)
+    for start in rng.integers(0, first + span + 10, 5).tolist():
+        np.testing.assert_array_equal(found.rows_from(start), rows[rows >= start])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -135,7 +151,7 @@ def test_what_is_remembered_is_counted(store):
     collection = written(store)
     before = footprint(collection).memory["filters"]
     ids(collection, ONE)
-    assert (before, footprint(collection).memory["filters"]) == (0, 8 * N // 2)
+    assert (before, footprint(collection).memory["filters"]) == (0, -(-(N - 1) // 8))
 
 
 def test_a_filter_that_cannot_be_written_is_worked_out_every_time(store):
