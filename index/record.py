@@ -32,7 +32,6 @@ NO_PAYLOAD = "x'7b7d'"  # an empty one
 APPLICATION_ID = 0x42464F4C  # "BFOL"
 IN_CHUNK = 500  # host parameters a statement: below SQLite's oldest limit of 999
 LOG_BYTES = 64 * 2**20  # the write-ahead log is cut back to this once it has been copied
-MAPPED_BYTES = 1 << 31  # SQLite maps no more than this of a database
 WRITER_CACHE_KIB = 8 * 1024
 
 SCHEMA = """
@@ -74,8 +73,6 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
-        # Pages are read where they lie in the page cache: a fifth of what the ids of ten hits cost (docs/log.md).
-        connection.execute(f"PRAGMA mmap_size={MAPPED_BYTES}")
     except sqlite3.Error:
         connection.close()
         raise
