@@ -7,6 +7,7 @@ immutable view; a reader keeps the view and the SQLite snapshot that it started 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -84,6 +85,7 @@ class Collection(Reading):
         self.record = Record(folder / "record.db")
         self.on_change: Callable[[], None] = lambda: None
         self.last_write = time.monotonic()
+        self.last_search = -math.inf
         self.closed = False
         self.upkeep = threading.Lock()  # held by the one who merges or compacts
         self.layout: Clustering | GraphBuilding | None = None  # of a segment's codes, that upkeep is making

@@ -29,6 +29,10 @@ from index.versions import version_for
 
 log = logging.getLogger(__name__)
 
+# Nobody waits for a calibration, and it takes turns with searches for every step in Python: beside searches it rests so
+# many times as long as it works (docs/log.md).
+REST = 3.0
+SEARCHED_SECONDS = 5.0
 RETRY_SECONDS = 10.0
 SAVED_ROWS = 10_000  # changed rows for which payload indexes are saved again in a quiet time, at least
 SAVED_SHARE = 20  # or this part of all
@@ -182,14 +186,21 @@ class Maintainer:
                 self._due = False
 
     def _tend(self, collection: Collection) -> bool:
-        idle = time.monotonic() - collection.last_write > self._idle_seconds
+        started = time.monotonic()
+        idle = started - collection.last_write > self._idle_seconds
         try:
-            return not self._stopping and step(collection, idle=idle)
+            worked = not self._stopping and step(collection, idle=idle)
+            if collection.measuring is not None and started - collection.last_search < SEARCHED_SECONDS:
+                self._rest(REST * (time.monotonic() - started))
+            return worked
         except DiskFull as error:
             log.warning("upkeep of %s waits: %s", collection.name, error)
         except Exception:  # noqa: BLE001 - upkeep must not end; nothing it does is needed for the truth
             log.exception("upkeep of %s failed; it is tried again", collection.name)
+        self._rest(RETRY_SECONDS)
+        return False
+
+    def _rest(self, seconds: float) -> None:
         with self._wake:
             if not self._stopping:
-                self._wake.wait(timeout=RETRY_SECONDS)
-        return False
+                self._wake.wait(timeout=seconds)

@@ -60,6 +60,7 @@ class Reading(ABC):
     calibration: Calibration | None
     meter: RecallMeter
     asked: deque[Float32s]  # queries of late, (d,) float32
+    last_search: float  # `time.monotonic()`
     workers: Workers
     _view: View
 
@@ -185,6 +186,7 @@ class Reading(ABC):
         -------
         One result a query; scores: higher is better, under Euclid the negative distance.
         """
+        self.last_search = time.monotonic()
         params = params or SearchParams()
         prepared = prepare_vectors(queries, self.config)
         if params.bits is not None and params.bits > self.bits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zlib
 
 import numpy as np
@@ -10,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import calibrating
+from index import calibrating, maintenance
 from index.calibrating import calibrate_piece
 from index.calibration import MARGIN, RANKS, SHARES, Calibration, Shape, Whereabouts, load_calibration
 from index.errors import DiskFull, InvalidInput
 from index.exact import Scorer
 from index.filters import parse_filter
-from index.maintenance import optimize, step
+from index.maintenance import Maintainer, optimize, step
 from index.measuring import NEVER, found_at
 from index.points import SearchParams
 from index.widths import BEYOND, widths_of
-from tests.index_fakes import batch_of, config, exact_scores, open_store, trained
+from tests.index_fakes import batch_of, config, exact_scores, open_store, trained, vectors_of
 
 D = 24
 N = 4000
@@ -297,3 +298,24 @@ def test_targets_outside_are_refused(target):
 def test_knobs_that_contradict_are_refused(knob):
     with pytest.raises(InvalidInput, match=f"{knob} is for codes, but exact asks for no codes"):
         SearchParams(exact=True, **{knob: 0.5 if knob == "target_recall" else 1})
+
+
+def test_calibrating_rests_beside_searches(store, monkeypatch):
+    """Three times as long as it works; not at all while nobody searches."""
+    vectors = vectors_of(2000, 1, dimension=D)
+    collection = written(store, vectors)
+    optimize(collection)
+    collection.calibration = None
+    rests = []
+    monkeypatch.setattr(Maintainer, "_rest", lambda _, seconds: rests.append(seconds))
+    maintainer = Maintainer(lambda: [], 60.0)
+    maintainer.stop()
+    maintainer._stopping = False
+    monkeypatch.setattr(maintenance, "step", lambda collection, **_: calibrate_piece(collection))
+    maintainer._tend(collection)
+    assert collection.measuring is not None
+    assert not rests
+    collection.search(vectors[:1], 3)
+    started = time.monotonic()
+    maintainer._tend(collection)
+    assert 0 < rests.pop() <= 3 * (time.monotonic() - started)
