@@ -124,6 +124,10 @@ class Calibration:
         """Whether queries that somebody asked were among those it was measured with."""
         return bool(self.groups.any())
 
+    def fits(self, layouts: tuple[bool, bool]) -> bool:
+        """Tell whether it was measured where there are lists, and a graph, as there are: see `View.layouts`."""
+        return (bool(self.shape.lists), bool(self.shape.walked)) == layouts
+
     def settled(self, target: float) -> Settled:
         """Return the cheapest widths that reach a target recall, the widest there are where none does."""
         target = round(target, 4)

@@ -29,8 +29,8 @@ from index.versions import version_for
 
 log = logging.getLogger(__name__)
 
-# Nobody waits for a calibration, and it takes turns with searches for every step in Python: beside searches it rests so
-# many times as long as it works (docs/log.md).
+# A calibration takes turns with searches for every step in Python. Where there is one already that serves them, a new
+# one rests beside them so many times as long as it works (docs/log.md).
 REST = 3.0
 SEARCHED_SECONDS = 5.0
 RETRY_SECONDS = 10.0
@@ -190,7 +190,8 @@ class Maintainer:
         idle = started - collection.last_write > self._idle_seconds
         try:
             worked = not self._stopping and step(collection, idle=idle)
-            if collection.measuring is not None and started - collection.last_search < SEARCHED_SECONDS:
+            fits = collection.calibration is not None and collection.calibration.fits(collection.view.layouts)
+            if fits and collection.measuring is not None and started - collection.last_search < SEARCHED_SECONDS:
                 self._rest(REST * (time.monotonic() - started))
             return worked
         except DiskFull as error:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from index.binarizer import Binarizer
 from index.errors import VectorsDropped
+from index.graph import GraphIndex
 from index.points import Float32s, Rows
 from index.segment import Segment
 from index.vector_file import VectorMap, chunk_rows
@@ -95,6 +96,12 @@ class View:
             return self
         segments = tuple(segment.without(rows) for segment in self.segments)
         return replace(self, segments=segments, tail=self.tail.without(rows))
+
+    @property
+    def layouts(self) -> tuple[bool, bool]:
+        """Whether codes are in inverted lists, and whether in a graph."""
+        kinds = {(segment.centroids is not None, isinstance(segment.index, GraphIndex)) for segment in self.segments}
+        return any(lists for lists, _ in kinds), any(graph for _, graph in kinds)
 
     @property
     def points(self) -> int:

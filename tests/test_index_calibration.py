@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -301,11 +302,11 @@ def test_knobs_that_contradict_are_refused(knob):
 
 
 def test_calibrating_rests_beside_searches(store, monkeypatch):
-    """Three times as long as it works; not at all while nobody searches."""
+    """Three times as long as it works; not while nobody searches, nor where there is no calibration yet."""
     vectors = vectors_of(2000, 1, dimension=D)
     collection = written(store, vectors)
     optimize(collection)
-    collection.calibration = None
+    monkeypatch.setattr(calibrating, "_fits", lambda *_: False)
     rests = []
     monkeypatch.setattr(Maintainer, "_rest", lambda _, seconds: rests.append(seconds))
     maintainer = Maintainer(lambda: [], 60.0)
@@ -319,3 +320,24 @@ def test_calibrating_rests_beside_searches(store, monkeypatch):
     started = time.monotonic()
     maintainer._tend(collection)
     assert 0 < rests.pop() <= 3 * (time.monotonic() - started)
+    collection.calibration = None
+    maintainer._tend(collection)
+    assert collection.measuring is not None
+    assert not rests
+
+
+def test_a_calibration_from_before_there_were_lists_is_not_used(store):
+    vectors = vectors_of(2000, 1, dimension=D)
+    collection = written(store, vectors)
+    optimize(collection)
+    calibration = collection.calibration
+    assert calibration is not None
+    assert collection.view.layouts == (True, False)
+    [found] = collection.search(vectors[:1], 10, params=SearchParams(exact=False))
+    assert found.stages.target_recall is not None
+    collection.calibration = replace(calibration, shape=replace(calibration.shape, lists=0))
+    [found] = collection.search(vectors[:1], 10, params=SearchParams(exact=False))
+    assert found.stages.target_recall is None
+    collection.calibration = None
+    [plain] = collection.search(vectors[:1], 10, params=SearchParams(exact=False))
+    assert (found.stages.probed, found.stages.candidates) == (plain.stages.probed, plain.stages.candidates)
