@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from index.codes import Codes, Planes, unpack_bits
 from index.kernels import plane_products
 from index.points import Float32s
+from index.ranking import joined
 
 BLOCK = 32  # documents a block of the fast-scan layout
 DIMENSIONS_A_NIBBLE = 4
@@ -71,11 +72,6 @@ def from_blocks(blocks: NDArray[np.uint8], code_bytes: int, offsets: Positions) 
     codes: Codes = (blocks.take(at) >> shift) & 15
     codes |= ((blocks.take(at + 16) >> shift) & 15) << 4
     return codes
-
-
-def joined(parts: Sequence[Scored]) -> Scored:
-    """Return what several parts have, together."""
-    return np.concatenate([positions for positions, _ in parts]), np.concatenate([scores for _, scores in parts])
 
 
 def borrowed(pointer: SupportsInt, dtype: type[Value], count: int) -> NDArray[Value]:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.code_index import NO_LIST, PIECE, CodeIndex, Positions, Scored, joined
+from index.code_index import NO_LIST, PIECE, CodeIndex, Positions, Scored
 from index.codes import Codes, Planes, in_bitmap
 from index.kernels import plane_products
 from index.points import Float32s
+from index.ranking import joined
 
 
 class MappedIndex(CodeIndex):
