@@ -253,13 +253,14 @@ def refined(found: Sequence[Found], *, symmetric: bool) -> list[Found]:
 
 
 def _refined(part: Found, *, symmetric: bool) -> Found:
-    index, query, sums = part.segment.index, part.query, part.sums
+    index, query, sums, planes = part.segment.index, part.query, part.sums, part.planes
     if isinstance(index, CodeIndex):
         if symmetric:
             sums = index.first_scores(query.coded, part.positions)
-        if part.planes < query.planes or symmetric:
+        if planes < query.planes or symmetric:
             sums = sums + index.further_scores(query.coded, part.positions, query.planes)
-    return replace(part, sums=_exact(sums) if symmetric else sums, planes=query.planes)
+        planes = query.planes
+    return replace(part, sums=_exact(sums) if symmetric else sums, planes=planes)
 
 
 def _exact(sums: Float32s) -> Float32s:

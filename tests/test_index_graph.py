@@ -169,6 +169,16 @@ def test_a_graph_answers_as_a_scan_of_the_same_codes(tmp_path, distance):
     np.testing.assert_array_equal(data[0].planes, data[1].planes)
 
 
+def test_a_graph_scores_by_all_planes_however_many_are_asked_for(store):
+    vectors, queries = np.split(grouped(1020, groups=30), [1000])
+    collection = written(store, vectors)
+    optimize(collection)
+    assert in_graph(collection) == [True]
+    found = [hits(collection, queries, rerank=0, bits=bits) for bits in (4, 2, 1)]
+    assert found[0] == found[1]
+    assert found[0] == found[2]
+
+
 def test_wider_walks_never_lose_a_row(store):
     vectors, queries = np.split(grouped(3060, groups=300), [3000])
     collection = written(store, vectors)
