@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import TextLike, machine, server, spread, table
+from common import TextLike, bodies, machine, server, spread, table
 from numpy.typing import NDArray
 
 BLOCK = 10_000
@@ -38,7 +38,7 @@ def lines(first: int, vectors: NDArray[np.float32]) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
-def over_http(data_dir: Path, points: int, bodies: list[bytes], source: TextLike) -> list[float]:
+def over_http(data_dir: Path, points: int, requests: list[bytes], source: TextLike) -> list[float]:
     """Fill a collection by a server and ask it; return milliseconds."""
     with server(data_dir, BITFOLD_ENCODER="none") as running:
         client = running.client()
@@ -48,11 +48,11 @@ def over_http(data_dir: Path, points: int, bodies: list[bytes], source: TextLike
             client.call("POST", f"{PATH}/points/bulk", body, "application/x-ndjson")
         running.wait_indexed(NAME, segments=1)
         time.sleep(5)
-        times = [client.timed(f"{PATH}/search", body) for body in bodies[:WARM] + bodies]
+        times = [client.timed(f"{PATH}/search", body) for body in requests[:WARM] + requests]
     return times[WARM:]
 
 
-async def inside(data_dir: Path, queries: NDArray[np.float32], bodies: list[bytes]) -> dict[str, list[float]]:
+async def inside(data_dir: Path, queries: NDArray[np.float32], requests: list[bytes]) -> dict[str, list[float]]:
     """Ask the layers within this process in turn; return the milliseconds of each."""
     from index.points import SearchParams
     from service.app import create_app
@@ -65,7 +65,7 @@ async def inside(data_dir: Path, queries: NDArray[np.float32], bodies: list[byte
         params = SearchParams(exact=False)
 
         async def application(at: int) -> None:
-            status = await _post(app, dict(state), f"{PATH}/search", bodies[at])
+            status = await _post(app, dict(state), f"{PATH}/search", requests[at])
             if status != 200:
                 raise RuntimeError(f"{PATH}/search: {status}")
 
@@ -77,8 +77,8 @@ async def inside(data_dir: Path, queries: NDArray[np.float32], bodies: list[byte
             engine.search(NAME, [Query(limit=10, vector=queries[at], params=params)])
 
         times: dict[str, list[float]] = {"search": [], "engine": [], "application": []}
-        for number in range(-WARM, len(bodies)):
-            at = number % len(bodies)
+        for number in range(-WARM, len(requests)):
+            at = number % len(requests)
             for layer, call in _turned({"search": search, "engine": asked, "application": application}, number):
                 began = time.perf_counter()
                 waiting = call(at)
@@ -125,14 +125,11 @@ def main() -> None:
     a = parser.parse_args()
     source = TextLike(a.points, a.dimension)
     queries = TextLike(a.points, a.dimension).draw(a.queries)
-    bodies = [
-        json.dumps({"query": [round(float(x), 6) for x in query], "limit": 10, "params": {"exact": False}}).encode()
-        for query in queries
-    ]
-    print(f"{machine()}; {a.points:,} points, {a.queries} queries of {len(bodies[0]):,} bytes", flush=True)
+    requests = bodies(queries)
+    print(f"{machine()}; {a.points:,} points, {a.queries} queries of {len(requests[0]):,} bytes", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        outside = over_http(Path(folder), a.points, bodies, source)
-        times = uvloop.run(inside(Path(folder), queries, bodies)) | {"HTTP": outside}
+        outside = over_http(Path(folder), a.points, requests, source)
+        times = uvloop.run(inside(Path(folder), queries, requests)) | {"HTTP": outside}
     rows, before = [], 0.0
     for layer, milliseconds in times.items():
         median = float(np.median(milliseconds))

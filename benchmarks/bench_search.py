@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import os
 import tempfile
@@ -23,7 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import Client, Server, TextLike, anonymous_bytes, machine, ndjson, percentiles, server, table
+from common import (
+    Client,
+    Server,
+    TextLike,
+    anonymous_bytes,
+    bodies,
+    machine,
+    ndjson,
+    percentiles,
+    server,
+    table,
+)
 from numpy.typing import NDArray
 
 BLOCK = 10_000
@@ -53,14 +63,6 @@ def keep_loading(port: int, source: TextLike) -> None:
     for block in itertools.count():
         body = b"".join(b'{"id":%d,%s\n' % (block * BLOCK + i, tail) for i, tail in enumerate(tails))
         client.call("POST", "/collections/busy/points/bulk", body, "application/x-ndjson")
-
-
-def bodies(queries: NDArray[np.float32]) -> list[bytes]:
-    """Return ready-made search bodies."""
-    return [
-        json.dumps({"query": [round(float(x), 6) for x in query], "limit": 10, "params": {"exact": False}}).encode()
-        for query in queries
-    ]
 
 
 def ask(port: int, name: str, requests: list[bytes], out: multiprocessing.Queue) -> None:

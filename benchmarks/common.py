@@ -91,6 +91,14 @@ def ndjson(first: int, vectors: NDArray[np.float32]) -> bytes:
     return b"".join(lines)
 
 
+def bodies(queries: NDArray[np.float32]) -> list[bytes]:
+    """Return ready-made search bodies."""
+    return [
+        json.dumps({"query": [round(float(x), 6) for x in query], "limit": 10, "params": {"exact": False}}).encode()
+        for query in queries
+    ]
+
+
 def anonymous_bytes(pid: int) -> int:
     """Return the anonymous resident memory of a process and its children: what page cache cannot give back."""
     total = 0

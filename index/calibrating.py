@@ -77,8 +77,7 @@ def _fits(collection: Collection, shape: Shape) -> bool:
 def _alike(measured: Shape, now: Shape) -> bool:
     grown = max(measured.points, now.points) > GROWTH * min(measured.points, now.points)
     same = (measured.planes, measured.binarizer) == (now.planes, now.binarizer)
-    layout = (bool(measured.lists), bool(measured.walked)) == (bool(now.lists), bool(now.walked))
-    return same and layout and not grown
+    return same and measured.layouts == now.layouts and not grown
 
 
 def _begun(collection: Collection, view: View, shape: Shape) -> Measuring:

@@ -95,6 +95,11 @@ class Shape:
     lists: int
     walked: int
 
+    @property
+    def layouts(self) -> tuple[bool, bool]:
+        """Whether codes are in inverted lists, and whether in a graph: see `View.layouts`."""
+        return bool(self.lists), bool(self.walked)
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -123,10 +128,6 @@ class Calibration:
     def knows_asked(self) -> bool:
         """Whether queries that somebody asked were among those it was measured with."""
         return bool(self.groups.any())
-
-    def fits(self, layouts: tuple[bool, bool]) -> bool:
-        """Tell whether it was measured where there are lists, and a graph, as there are: see `View.layouts`."""
-        return (bool(self.shape.lists), bool(self.shape.walked)) == layouts
 
     def settled(self, target: float) -> Settled:
         """Return the cheapest widths that reach a target recall, the widest there are where none does."""

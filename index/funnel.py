@@ -51,7 +51,7 @@ def search_codes(
     mapped = [map_query(view, scorer.query, distance, params) for scorer in scorers]
     clock.lap("rotate")
     planes = [own.planes for own in mapped[0].values()]
-    if calibration is not None and not calibration.fits(view.layouts):
+    if calibration is not None and calibration.shape.layouts != view.layouts:
         calibration = None  # of how many lists to look into, one from before there were any says nothing
     passing = 1.0 if allowed is None else len(allowed) / max(view.points, 1)
     widths = widths_of(params, k, distance, dimension, min(planes, default=1), calibration, passing)

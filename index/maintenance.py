@@ -190,8 +190,9 @@ class Maintainer:
         idle = started - collection.last_write > self._idle_seconds
         try:
             worked = not self._stopping and step(collection, idle=idle)
-            fits = collection.calibration is not None and collection.calibration.fits(collection.view.layouts)
-            if fits and collection.measuring is not None and started - collection.last_search < SEARCHED_SECONDS:
+            known = collection.calibration
+            served = known is not None and known.shape.layouts == collection.view.layouts
+            if served and collection.measuring is not None and started - collection.last_search < SEARCHED_SECONDS:
                 self._rest(REST * (time.monotonic() - started))
             return worked
         except DiskFull as error:

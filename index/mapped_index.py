@@ -24,6 +24,7 @@ class MappedIndex(CodeIndex):
     def __init__(self, planes: Planes, bands: Sequence[Positions]) -> None:
         """Cut the positions 0..n-1 into lists, each ascending."""
         self._planes = planes
+        self.rest = planes[:, 1:]
         self.code_bytes = planes.shape[2]
         self._cut(len(planes), bands)
         # Positions list by list; with one list they are in order by themselves.
@@ -33,15 +34,6 @@ class MappedIndex(CodeIndex):
     def in_lists(self, lists: Sequence[Positions]) -> MappedIndex:
         """Return the same codes in other lists."""
         return MappedIndex(self._planes, lists)
-
-    def __len__(self) -> int:
-        """Return the number of positions."""
-        return len(self._planes)
-
-    @property
-    def bits(self) -> int:
-        """The planes of a code."""
-        return int(self._planes.shape[1])
 
     @property
     def bytes_per_point(self) -> float:
@@ -55,12 +47,6 @@ class MappedIndex(CodeIndex):
     def planes_at(self, positions: Positions) -> Planes:
         """Return `(k, bits, m / 8)`: all planes of positions."""
         return self._planes.take(positions, axis=0, mode="clip")
-
-    def further_scores(self, query: Float32s, positions: Positions, p: int) -> Float32s:
-        """Return (k,) float32 sums over planes t = 1 to p - 1 of `2^-t <query, +-1 plane t>`, of some positions."""
-        if p == 1:
-            return np.zeros(len(positions), dtype=np.float32)
-        return np.float32(0.5) * plane_products(self._planes[:, 1:], p - 1, positions, query)
 
     def first_scores(self, query: Float32s, positions: Positions) -> Float32s:
         """Return (k,) float32 `<query, +-1 plane 0>` of some positions."""

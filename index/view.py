@@ -100,8 +100,8 @@ class View:
     @property
     def layouts(self) -> tuple[bool, bool]:
         """Whether codes are in inverted lists, and whether in a graph."""
-        kinds = {(segment.centroids is not None, isinstance(segment.index, GraphIndex)) for segment in self.segments}
-        return any(lists for lists, _ in kinds), any(graph for _, graph in kinds)
+        lists = any(segment.centroids is not None for segment in self.segments)
+        return lists, any(isinstance(segment.index, GraphIndex) for segment in self.segments)
 
     @property
     def points(self) -> int:

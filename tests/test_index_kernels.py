@@ -104,22 +104,26 @@ def test_threads_score_at_once():
 
 
 @pytest.fixture
-def nowhere(tmp_path, monkeypatch):
-    """A copy of the source, and a machine without a compiler."""
-    source = tmp_path / "kernels.c"
-    source.write_bytes(compiling.SOURCE.read_bytes())
-    monkeypatch.setattr(compiling, "SOURCE", source)
+def source(tmp_path, monkeypatch):
+    """A copy of the source, which is what gets compiled."""
+    copy = tmp_path / "kernels.c"
+    copy.write_bytes(compiling.SOURCE.read_bytes())
+    monkeypatch.setattr(compiling, "SOURCE", copy)
+    return copy
+
+
+@pytest.fixture
+def nowhere(source, monkeypatch):
+    """A machine without a compiler."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
-    return tmp_path
+    return source.parent
 
 
-def test_compiling_makes_every_variant(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("source")
+def test_compiling_makes_every_variant(tmp_path):
     if compiling.system_compiler() is None:
         pytest.skip("this machine has no compiler")
-    source = tmp_path / "kernels.c"
-    source.write_bytes(compiling.SOURCE.read_bytes())
-    monkeypatch.setattr(compiling, "SOURCE", source)
     made = compiling.compile_all()
     assert sorted(path.name for path in made) == sorted(f"kernels-{variant}.so" for variant in variants())
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["kernels.c", *(path.name for path in made)])
@@ -141,10 +145,8 @@ def test_the_package_that_brings_a_compiler_is_used_where_the_system_has_none(no
     assert nowhere.exists()
 
 
-def test_a_compiler_that_fails_is_named(tmp_path, monkeypatch):
-    source = tmp_path / "kernels.c"
+def test_a_compiler_that_fails_is_named(source, monkeypatch):
     source.write_text("#error no")
-    monkeypatch.setattr(compiling, "SOURCE", source)
     monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(1)'")
     with pytest.raises(SystemExit, match=r"kernels\.c was not compiled by: .*kernels-any\.partial"):
         compiling.compile_all()

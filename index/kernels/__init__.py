@@ -16,16 +16,16 @@ from faiss.loader import supported_instruction_sets
 from numpy.typing import NDArray
 
 from index.kernels.compile import library
+from index.points import Float32s
 
 Positions = NDArray[np.int64]
-Float32s = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 NO_MEMORY = -1
+NIBBLES = 0  # in place of a number of planes
 _I, _P = ctypes.c_int64, ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[type, list[type]]] = {
-    "nibble_products": (ctypes.c_int, [_P, _I, _I, _P, _I, _P, _P]),
-    "plane_products": (ctypes.c_int, [_P, _I, _I, _I, _I, _P, _I, _P, _P]),
+    "products": (ctypes.c_int, [_P, _I, _I, _I, _I, _P, _I, _P, _P]),
     "walk": (_I, [_P, _I, _I, _P, _P, _I, _I, _I, _P, _I, _P, _P]),
 }
 
@@ -78,10 +78,16 @@ def _check(status: int, rows: int) -> None:
         raise IndexError(f"a position is not within 0 to {rows - 1}")
 
 
-def _checked(positions: Positions, query: Float32s, length: int) -> tuple[Positions, Float32s]:
+def _products(codes: Bytes, planes: int, length: int, positions: Positions, query: Float32s) -> Float32s:
     if query.shape != (length,):
         raise ValueError(f"a query of shape {query.shape} does not fit rows of {length} dimensions")
-    return np.ascontiguousarray(positions, dtype=np.int64), np.ascontiguousarray(query, dtype=np.float32)
+    positions = np.ascontiguousarray(positions, dtype=np.int64)
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    rows, count = len(codes), len(positions)
+    products = np.empty(count, dtype=np.float32)
+    shape = (rows, codes.strides[0], planes, codes.shape[-1])
+    _check(_kernels().products(_at(codes), *shape, _at(positions), count, _at(query), _at(products)), rows)
+    return products
 
 
 def nibble_products(codes: Bytes, positions: Positions, query: Float32s) -> Float32s:
@@ -91,14 +97,9 @@ def nibble_products(codes: Bytes, positions: Positions, query: Float32s) -> Floa
 
     Raises IndexError where a position is none of a row.
     """
-    rows, width = codes.shape
+    width = codes.shape[1]
     _refuse_gaps(codes, codes.strides == (width, 1))
-    positions, query = _checked(positions, query, 2 * width)
-    products = np.empty(len(positions), dtype=np.float32)
-    count = len(positions)
-    status = _kernels().nibble_products(_at(codes), rows, width, _at(positions), count, _at(query), _at(products))
-    _check(status, rows)
-    return products
+    return _products(codes, NIBBLES, 2 * width, positions, query)
 
 
 def plane_products(codes: Bytes, planes: int, positions: Positions, query: Float32s) -> Float32s:
@@ -111,15 +112,9 @@ def plane_products(codes: Bytes, planes: int, positions: Positions, query: Float
 
     Raises IndexError where a position is none of a row.
     """
-    rows, _, width = codes.shape
+    width = codes.shape[2]
     _refuse_gaps(codes, codes.strides[2] == 1 and (planes == 1 or codes.strides[1] == width))
-    positions, query = _checked(positions, query, 8 * width)
-    products = np.empty(len(positions), dtype=np.float32)
-    status = _kernels().plane_products(
-        _at(codes), rows, codes.strides[0], planes, width, _at(positions), len(positions), _at(query), _at(products)
-    )
-    _check(status, rows)
-    return products
+    return _products(codes, planes, 8 * width, positions, query)
 
 
 def walk(

@@ -117,36 +117,24 @@ static int32_t plane_product(const uint8_t *row, int64_t planes, int64_t bytes, 
     return sum;
 }
 
-/* Products of a (2 * bytes,) query with the values of some of `rows` rows of nibbles. */
-API int bitfold_nibble_products(const uint8_t *codes, int64_t rows, int64_t bytes, const int64_t *positions, int64_t n,
-                                const float *query, float *products) {
+/* Products of a query with the values of some of `rows` rows, each `stride` bytes behind the last: of the first `planes`
+ * planes, of `bytes` bytes each, (8 * bytes,) components; with `planes` 0 of `bytes` bytes of nibbles, (2 * bytes,). */
+API int bitfold_products(const uint8_t *codes, int64_t rows, int64_t stride, int64_t planes, int64_t bytes,
+                         const int64_t *positions, int64_t n, const float *query, float *products) {
     Query made;
-    int status = quantize(&made, query, 2 * bytes, 1);
+    int status = quantize(&made, query, planes ? 8 * bytes : 2 * bytes, !planes);
     if (status) return status;
-    for (int64_t i = 0; i < n && !status; i++) {
-        if (i + AHEAD < n) fetch(codes + positions[i + AHEAD] * bytes, bytes);
-        const uint8_t *row = codes + positions[i] * bytes;
-        if ((uint64_t)positions[i] >= (uint64_t)rows) status = OUT_OF_RANGE;
-        else products[i] = value_product(&made, 4, nibble_product(row, made.coarse, bytes),
-                                         nibble_product(row, made.fine, bytes));
-    }
-    free(made.coarse);
-    return status;
-}
-
-/* Products of an (8 * bytes,) query with the values of the first `planes` planes, of `bytes` bytes each, of some rows,
- * each `stride` bytes behind the last. */
-API int bitfold_plane_products(const uint8_t *codes, int64_t rows, int64_t stride, int64_t planes, int64_t bytes,
-                               const int64_t *positions, int64_t n, const float *query, float *products) {
-    Query made;
-    int status = quantize(&made, query, 8 * bytes, 0);
-    if (status) return status;
-    for (int64_t i = 0; i < n && !status; i++) {
-        if (i + AHEAD < n) fetch(codes + positions[i + AHEAD] * stride, planes * bytes);
+    for (int64_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) fetch(codes + positions[i + AHEAD] * stride, planes ? planes * bytes : bytes);
+        if ((uint64_t)positions[i] >= (uint64_t)rows) {
+            status = OUT_OF_RANGE;
+            break;
+        }
         const uint8_t *row = codes + positions[i] * stride;
-        if ((uint64_t)positions[i] >= (uint64_t)rows) status = OUT_OF_RANGE;
-        else products[i] = value_product(&made, planes, plane_product(row, planes, bytes, made.coarse),
-                                         plane_product(row, planes, bytes, made.fine));
+        products[i] = planes ? value_product(&made, planes, plane_product(row, planes, bytes, made.coarse),
+                                             plane_product(row, planes, bytes, made.fine))
+                             : value_product(&made, 4, nibble_product(row, made.coarse, bytes),
+                                             nibble_product(row, made.fine, bytes));
     }
     free(made.coarse);
     return status;
@@ -204,8 +192,8 @@ static int grow_seen(Seen *seen) {
 /* Walk through an HNSW graph (Malkov and Yashunin, arXiv 1603.09320) over rows of nibbles.
  *
  * neighbours: node by node and level by level, 2 * links of the lowest and `links` of each higher level, -1 behind the
- * last; starts: where those of a node begin, in units of `links`. Returns how many of the `width` nearest nodes it met are in `positions`,
- * best first, with their products in `products`; or an error. */
+ * last; starts: where those of a node begin, in units of `links`. Returns how many of the `width` nearest nodes it met
+ * are in `positions`, best first, with their products in `products`; or an error. */
 API int64_t bitfold_walk(const uint8_t *codes, int64_t rows, int64_t bytes, const int32_t *neighbours,
                          const uint32_t *starts, int64_t links, int64_t entry, int64_t highest, const float *query,
                          int64_t width, int64_t *positions, float *products) {
