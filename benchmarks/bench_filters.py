@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from common import TextLike, anonymous_bytes, machine, spread, table
 
-from index.code_index import set_threads
 from index.collection import Collection
 from index.fields.field import FieldKind
 from index.filters import Filter, parse_filter
@@ -155,7 +154,6 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--queries", type=int, default=50)
     a = parser.parse_args()
-    set_threads(1)
     print(machine(), f"{a.points:,} points", flush=True)
     texts = TextLike(a.points, a.dimension)
     direction = texts.draw(1)[0]

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from common import machine, table
 
-from index.code_index import set_threads
 from index.maintenance import optimize
 from index.points import Batch, CollectionConfig, SearchParams
 from index.store import Store, StoreOptions
@@ -71,7 +70,6 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=100)
     arguments = parser.parse_args()
-    set_threads(1)
     print(machine(), flush=True)
     rows = [
         measure(distance, d, sigma, arguments.points, arguments.queries)

@@ -112,12 +112,10 @@ class Pass:
 
 def in_process(data_dir: Path, queries: NDArray[np.float32]) -> tuple[list[Pass], float]:
     """Search the same directory with the index in this process, cold and warm; return recall@10 against exact too."""
-    from index.code_index import set_threads
     from index.points import SearchParams
     from index.store import Store, StoreOptions
     from models.binarizer import TrainingFreeFactory
 
-    set_threads(1)
     forget(data_dir)
     store = Store(data_dir, TrainingFreeFactory(), StoreOptions(background=False))
     collection = store.get(NAME)

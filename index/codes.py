@@ -63,7 +63,7 @@ def integer_products(query_levels: Levels, levels: Levels, bits: int) -> NDArray
 
 
 def pack_bits(flags: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Pack flags of positions into a bitmap as FAISS reads it (least significant bit first)."""
+    """Pack flags of positions into a bitmap, least significant bit first."""
     return np.packbits(flags, bitorder="little")
 
 

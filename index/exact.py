@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.allowed import Allowed
+from index.kernels import best
 from index.points import Distance, Float32s, Rows, Stages
-from index.ranking import Clock, Ranking, best, joined
+from index.ranking import Clock, Ranking, joined
 from index.vector_file import chunk_rows
 from index.view import View
 
@@ -94,10 +95,13 @@ def read_scores(view: View, scorer: Scorer, rows: Rows) -> Iterator[tuple[Rows, 
     size = chunk_rows(len(scorer.query))
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        scores = np.empty(len(piece), dtype=np.float32)
-        for part, vectors in view.parts(piece):
-            scores[part] = scorer.scores(vectors)
-        yield piece, scores
+        if scorer.within is None:
+            yield piece, view.scores(piece, scorer.query, distance=scorer.distance == "Euclid")
+        else:
+            scores = np.empty(len(piece), dtype=np.float32)
+            for part, vectors in view.parts(piece):
+                scores[part] = scorer.scores(vectors)
+            yield piece, scores
 
 
 def tail_scores(view: View, scorer: Scorer, allowed: Allowed | None) -> tuple[Rows, Float32s]:

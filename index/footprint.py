@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from index.code_index import BLOCK, FAISS_ID
+from index.code_index import PLACE_BYTES
 from index.collection import Collection
 from index.fields.field import FieldKind
 from index.graph import LINK_BYTES, NODE_BYTES
 from index.info import folder_bytes
+from index.kernels import BLOCK
 from index.lists import lists_for
 from index.options import StoreOptions
 from index.points import NUMPY_TYPES, CollectionConfig
@@ -42,10 +43,9 @@ class Footprint:
 
     Attributes
     ----------
-    memory : `codes` (bit planes), `ids` (FAISS's, and in which inverted list each is), `links` (of graphs), `lists`
-        (their centroids),
-        `factors`, `rows` (which row lies where, and which count), `tail` (newest vectors, not coded yet),
-        `payload_indexes`, `filters` (what those used last select), `binarizers`.
+    memory : `codes` (bit planes), `ids` (positions in inverted lists, and the list of each), `links` (of graphs),
+        `lists` (their centroids), `factors`, `rows` (which row lies where, and which count), `tail` (newest vectors,
+        not coded yet), `payload_indexes`, `filters` (what those used last select), `binarizers`.
     disk : `vectors`, `record` (ids, payloads, texts), `codes`, `payload_indexes`.
     """
 
@@ -105,10 +105,12 @@ def foretell(
     lists = lists_for(coded) if large and config.index == "lists" and config.store_vectors else 0
     padding = BLOCK * max(1, lists) // 2 if coded and not nodes else 0  # the last block of a list is half empty
     # Of norms that differ, codes lie in a few bands.
-    list_of = LIST_OF if lists else int(config.distance != "Cosine")
+    list_of = 0 if not lists else 1 if lists <= 256 else LIST_OF
+    list_of = list_of or int(config.distance != "Cosine")
+    placed = PLACE_BYTES * (coded + padding) + list_of * coded if list_of and not nodes else 0
     memory = {
         "codes": padding * m // 8 + coded * config.bits * m // 8,
-        "ids": 0 if nodes else (FAISS_ID + list_of) * coded,
+        "ids": placed,
         "links": round(NODE_BYTES * nodes),
         "lists": lists * config.dimension,
         "factors": factors,

@@ -13,10 +13,11 @@ import numpy as np
 from index.allowed import Allowed
 from index.calibration import Calibration
 from index.exact import Scorer, read_scores, search_exact, tail_scores
+from index.kernels import best, highest
 from index.parallel import ALONE, Workers
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.proposing import Found, best_of, map_query, refined, scan
-from index.ranking import Clock, Ranking, best, joined
+from index.ranking import Clock, Ranking, joined
 from index.view import View
 from index.widths import Widths, widths_of
 
@@ -83,12 +84,12 @@ def _ranked(
         stages.refined = sum(len(part.positions) for part in found)
         found = refined(found, symmetric=stages.symmetric)
     shown = k2 < k or bool(view.named)  # some estimates are: they must not be biased
-    estimated = joined([(part.rows(), part.estimates(biased=not shown)) for part in found])
+    estimated = joined([part.estimated(biased=not shown) for part in found])
     if shown:
         chosen, rows, estimates = _read_and_shown(view, *best(*estimated, max(k2, k)), k2)
         scored = [(rows, _as_scores(estimates, scorer.query, scorer.distance))]
     else:
-        chosen, scored = _highest(*estimated, k2), []
+        chosen, scored = highest(*estimated, k2), []
     clock.lap("refine")
     for piece in read_scores(view, scorer, chosen):
         clock.check()
@@ -103,13 +104,6 @@ def _ranked(
     stages.reranked = len(chosen)
     stages.bytes_read = len(chosen) * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)
-
-
-def _highest(rows: Rows, estimates: Float32s, count: int) -> Rows:
-    """Return the rows of the highest estimates, ascending."""
-    if len(rows) > count:
-        rows = rows[np.argpartition(estimates, len(rows) - count)[len(rows) - count :]]
-    return np.sort(rows)
 
 
 def _read_and_shown(view: View, rows: Rows, estimates: Float32s, k2: int) -> tuple[Rows, Rows, Float32s]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from index.code_index import FAISS_ID
+from index.code_index import PLACE_BYTES
 from index.points import BinarizerInfo, CodesOnlyLoss, CollectionConfig, CollectionInfo, IndexInfo
 from index.record import Record
 from index.view import View
@@ -63,7 +63,7 @@ def describe(
 
 def codes_in_memory(folder: Path, points: int) -> int:
     """Return about how many bytes the codes in a folder's files take in memory, of so many points."""
-    return folder_bytes(folder) + FAISS_ID * points
+    return folder_bytes(folder) + PLACE_BYTES * points
 
 
 def folder_bytes(folder: Path) -> int:

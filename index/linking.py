@@ -7,13 +7,14 @@ and useless where they differ (docs/log.md).
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import faiss
 import numpy as np
 
-from index.code_index import borrowed
 from index.codes import Planes, unpack, values
 from index.graph import LEVELS_BYTES, LINKS, GraphIndex, Links, Nibbles, to_nibbles
 from index.points import GRAPH_BITS
@@ -69,8 +70,12 @@ class Linker:
     @property
     def _codes(self) -> Nibbles:
         """The codes as they lie in FAISS's memory, which moves when codes are added."""
-        count = len(self) * self._row_bytes
-        return borrowed(self._storage.codes.data(), np.uint8, count).reshape(-1, self._row_bytes)
+        shape = (len(self), self._row_bytes)
+        if not len(self):
+            return np.empty(shape, dtype=np.uint8)
+        # `rev_swig_ptr` would copy all of it.
+        memory = (ctypes.c_uint8 * math.prod(shape)).from_address(int(self._storage.codes.data()))
+        return np.frombuffer(memoryview(memory), dtype=np.uint8).reshape(shape)
 
     def links(self) -> Links:
         """Copy the links."""

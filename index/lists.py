@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index import kernels
 from index.points import Float32s
 
 LISTS_PER_ROOT = 3  # lists for the square root of the rows: 2 to 4 cost a query the same at .95 and .98 (docs/log.md)
@@ -83,33 +84,20 @@ class Centroids:
         """Keep `(lists, d)` float32 centroids, each dimension in steps of its own."""
         greatest = np.maximum(np.abs(centroids).max(axis=0), TINY)
         self._steps = np.asarray(greatest / GREATEST, dtype=np.float32)
-        # Both sides are whole numbers of 8 bits: FAISS multiplies these without making floats of them.
-        self._index = faiss.IndexScalarQuantizer(
-            centroids.shape[1], faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
-        )
-        self._index.add(np.rint(centroids / self._steps))
+        self._rows: NDArray[np.int8] = np.rint(centroids / self._steps).astype(np.int8)
 
     def __len__(self) -> int:
         """Return the number of lists."""
-        return int(self._index.ntotal)
+        return len(self._rows)
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return len(self) * len(self._steps) + self._steps.nbytes
+        return self._rows.nbytes + self._steps.nbytes
 
     def nearest(self, query: Float32s, count: int) -> ListNumbers:
         """Return the `count` lists whose centroids have the largest products with a (d,) query, best first."""
-        weights = query * self._steps
-        weights *= GREATEST / max(float(np.abs(weights).max()), float(TINY))
-        np.rint(weights, out=weights)
-        count = min(count, len(self))
-        products, found = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.int64)
-        # The call itself: FAISS's Python wrapper of it takes a tenth of the time.
-        self._index.search_c(  # type: ignore[attr-defined]
-            1, faiss.swig_ptr(weights), count, faiss.swig_ptr(products), faiss.swig_ptr(found)
-        )
-        return found
+        return kernels.nearest(self._rows, self._steps, query, count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.code_index import NO_LIST, PIECE, CodeIndex, Positions, Scored
+from index.code_index import PIECE, CodeIndex, Positions, Scored
 from index.codes import Codes, Planes, in_bitmap
 from index.kernels import plane_products
 from index.points import Float32s
@@ -56,22 +56,22 @@ class MappedIndex(CodeIndex):
         """Return `(k, m / 8)` codes of plane 0."""
         return np.ascontiguousarray(self.planes_at(positions)[:, 0])
 
-    def _ids(self, band: int) -> Positions:
+    def _ids(self, band: int) -> NDArray[np.integer]:
         start, end = int(self._ends[band] - self.sizes[band]), int(self._ends[band])
         return self._order[start:end].astype(np.int64) if self.bands > 1 else np.arange(start, end)
 
     def _search(
-        self, queries: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, groups: NDArray[np.int64]
+        self, queries: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, lists: Sequence[NDArray[np.int64]]
     ) -> list[Scored]:
-        """Return the best for each of (g, m) queries of its one of (g, lists) groups of lists."""
-        return [self._best(query, candidates, allowed, lists) for query, lists in zip(queries, groups, strict=True)]
+        """Return the best for each of (g, m) queries of its own of g groups of lists."""
+        return [self._best(query, candidates, allowed, group) for query, group in zip(queries, lists, strict=True)]
 
     def _best(
         self, query: Float32s, candidates: int, allowed: NDArray[np.uint8] | None, lists: NDArray[np.int64]
     ) -> Scored:
         parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
         # In the order of the file: neighbours share pages.
-        inside = np.sort(np.concatenate([self._ids(band) for band in lists[lists != NO_LIST].tolist()]))
+        inside = np.sort(np.concatenate([self._ids(band) for band in lists.tolist()]))
         for start in range(0, len(inside), PIECE):
             piece = inside[start : start + PIECE]
             if allowed is not None:

@@ -11,9 +11,10 @@ from index.calibration import DEEP, DEPTH, RANKS, Calibration, Shape, Whereabout
 from index.code_index import CodeIndex
 from index.exact import Scorer, read_scores
 from index.graph import GraphIndex
+from index.kernels import best
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.proposing import Found, best_of, map_query, refined, scan
-from index.ranking import Clock, best, joined
+from index.ranking import Clock, joined
 from index.view import View
 from index.walking import walk
 from index.widths import ALL_LISTS, Widths
@@ -107,7 +108,8 @@ def _scanned(found: Sequence[Found], rows: Rows) -> NDArray[np.int32]:
         bands = np.zeros(len(part.sums)) if part.segment.bands == 1 else index.lists_of(part.positions)
         order = np.lexsort((-part.sums, bands))
         starts = np.searchsorted(bands[order], bands[order])
-        place = dict(zip(part.rows()[order].tolist(), (np.arange(len(order)) - starts).tolist(), strict=True))
+        ordered = part.segment.rows_at(part.positions[order])
+        place = dict(zip(ordered.tolist(), (np.arange(len(order)) - starts).tolist(), strict=True))
         for at, row in enumerate(rows.tolist()):
             ranks[at] = min(int(ranks[at]), place.get(row, NEVER))
     return ranks
@@ -128,7 +130,7 @@ def _walked(found: Found, graph: GraphIndex, rows: Rows) -> NDArray[np.int32]:
 
 def _ranked(found: Sequence[Found], own: int) -> Rows:
     """Return the rows of candidates, the best estimates first."""
-    rows, estimates = joined([(part.rows(), part.estimates(biased=True)) for part in found])
+    rows, estimates = joined([part.estimated(biased=True) for part in found])
     ranked = rows[np.argsort(-estimates, kind="stable")]
     return np.asarray(ranked[ranked != own])
 

@@ -1,6 +1,6 @@
 """Work that is done on several threads at once: segments of one query, queries of one batch.
 
-FAISS, SQLite and NumPy's larger operations let other Python threads run.
+The kernels, SQLite and NumPy's larger operations let other Python threads run.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from index.code_index import set_threads
+import faiss
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def set_threads(count: int) -> None:
+    """Set how many threads FAISS uses, which finds lists and links, for calls from the current thread."""
+    faiss.omp_set_num_threads(count)
 
 
 class Workers:
@@ -27,7 +32,6 @@ class Workers:
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bitfold-search", initializer=self._prepare)
 
     def _prepare(self) -> None:
-        set_threads(1)
         self._here.one_of_them = True
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -335,9 +336,8 @@ def prepare_vectors(vectors: Float32s, config: CollectionConfig) -> Float32s:
         )
     # float64: the square of a large float32 overflows, that of a small one vanishes. So norms are as finite as vectors.
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    finite = np.isfinite(norms)
-    if not finite.all():
-        raise InvalidVector(f"vector {int(np.argmin(finite))} holds NaN or infinite values", param="vector")
+    if not math.isfinite(norms.sum()):
+        raise InvalidVector(f"vector {int(np.argmin(np.isfinite(norms)))} holds NaN or infinite values", param="vector")
     if config.distance != "Cosine":
         if (norms > MAX_NORM).any():
             raise InvalidVector(

@@ -17,7 +17,7 @@ from index.binarizer import Binarizer
 from index.code_index import CodeIndex, Positions
 from index.codes import values
 from index.graph import GraphIndex
-from index.kernels import plane_products
+from index.kernels import estimates, plane_products
 from index.parallel import ALONE, Workers
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
@@ -93,21 +93,20 @@ class Found:
     sums: Float32s
     planes: int
 
-    def estimates(self, *, biased: bool) -> Float32s:
-        """Return estimates of scores, with the query's bonus if `biased`."""
-        sums = self.sums
-        if biased and self.query.bonus:
-            sums = sums + self.query.bonus / (1 << (self.planes - 1))
-        factors = self.segment.factors[:, self.planes - 1].take(self.positions)
-        estimates: Float32s = factors * (sums * self.query.scale)
-        estimates += self.query.shift
-        if self.segment.beta is not None:
-            estimates += self.segment.beta[self.positions]
-        return estimates
-
-    def rows(self) -> Rows:
-        """Return the row numbers."""
-        return self.segment.rows_at(self.positions)
+    def estimated(self, *, biased: bool) -> tuple[Rows, Float32s]:
+        """Return the row numbers and estimates of their scores, with the query's bonus if `biased`."""
+        segment, query = self.segment, self.query
+        return estimates(
+            self.positions,
+            self.sums,
+            segment.factors[:, self.planes - 1],
+            segment.beta,
+            segment.offsets,
+            segment.first_row,
+            bonus=float(query.bonus) / (1 << (self.planes - 1)) if biased else 0.0,
+            scale=float(query.scale),
+            shift=float(query.shift),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +230,9 @@ def best_of(found: list[Found], k1: int) -> list[Found]:
     total = sum(len(part.positions) for part in found)
     if total <= k1:
         return found
-    estimates = np.concatenate([part.estimates(biased=True) for part in found])
+    estimated = np.concatenate([part.estimated(biased=True)[1] for part in found])
     flags = np.zeros(total, dtype=np.bool_)
-    flags[np.argpartition(estimates, total - k1)[-k1:]] = True
+    flags[np.argpartition(estimated, total - k1)[-k1:]] = True
     kept, start = [], 0
     for part in found:
         mine = flags[start : start + len(part.positions)]

@@ -48,19 +48,10 @@ def check_deadline(deadline: float | None) -> None:
         raise DeadlineExceeded("the search took longer than it may", hint="narrow it, or raise the search timeout")
 
 
-def best(rows: Rows, scores: Float32s, k: int) -> tuple[Rows, Float32s]:
-    """Return the k best, best first; of equal scores the lower row comes first."""
-    if len(rows) > k:
-        # What ties with the k-th score stays in, so that the tie rule decides and not the partition.
-        worst = np.partition(scores, len(scores) - k)[len(scores) - k]
-        keep = scores >= worst
-        rows, scores = rows[keep], scores[keep]
-    order = np.lexsort((rows, -scores))[:k]
-    return rows[order], scores[order]
-
-
 def joined(parts: list[tuple[Rows, Float32s]]) -> tuple[Rows, Float32s]:
     """Return the rows and scores of several parts as one."""
+    if len(parts) == 1:
+        return parts[0]
     if not parts:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -82,19 +82,16 @@ class Reading(ABC):
     @contextmanager
     def snapshot(self) -> Iterator[tuple[View, Reader]]:
         """Take a view and a reader of the record that belong together."""
-        with ExitStack() as stack:
-            end = time.monotonic() + SNAPSHOT_SECONDS
-            while True:
-                reader = stack.enter_context(self.record.snapshot())
+        end = time.monotonic() + SNAPSHOT_SECONDS
+        while time.monotonic() < end:
+            with self.record.snapshot() as reader:
                 view = self._view
                 if reader.seq() == view.seq:
-                    break
-                # Between a COMMIT and its view lie microseconds: begin again.
-                stack.close()
-                if time.monotonic() > end:
-                    raise RuntimeError(f"{self.folder}: the record and the view have come apart; restart the service")
-                time.sleep(0.0001)
-            yield view, reader
+                    yield view, reader
+                    return
+            # Between a COMMIT and its view lie microseconds: begin again.
+            time.sleep(0.0001)
+        raise RuntimeError(f"{self.folder}: the record and the view have come apart; restart the service")
 
     def stored(self, ids: Sequence[PointId]) -> dict[PointId, Stored]:
         """Return hash and payload of those ids that exist."""

@@ -139,7 +139,7 @@ class Segment:
 
     @property
     def bytes_per_point(self) -> float:
-        """Bytes in memory a position: planes, FAISS id or links, factors, and where they exist beta and offset."""
+        """Bytes in memory a position: planes, place or links, factors, and where they exist beta and offset."""
         optional = (self.beta is not None) + (self.offsets is not None)
         return self.index.bytes_per_point + self.bits * self.factors.itemsize + 4 * optional
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from index import durable
 from index.errors import CorruptCollection
+from index.kernels import address
 from index.points import Float32s, Rows
 
 MAGIC = b"BFVECTOR"
@@ -143,7 +144,7 @@ class VectorMap:
             self._scattered = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ) if HINTS else mapped
         if HINTS:
             self._scattered.madvise(mmap.MADV_RANDOM)
-        self._cold = False
+        self.cold = False  # whether the last scattered rows that were read were not in memory
         dtype = np.dtype("<f4") if layout.value_bytes == 4 else np.dtype("<f2")
         shape, count = (rows, layout.dimension), rows * layout.dimension
         self.vectors: NDArray[Any] = np.frombuffer(mapped, dtype, count, layout.data_offset).reshape(shape)
@@ -174,19 +175,33 @@ class VectorMap:
         the disk's latency each. A hundred of them cost 276 ms with what the system reads around them, 16 ms without
         that, 2 ms announced (docs/log.md).
         """
-        positions = np.searchsorted(self._table, rows) if self.has_holes else rows - self.first_row
+        positions = self._positions(rows)
         count = len(positions)
         if not count:
             return np.empty((0, self.layout.dimension), dtype=np.float32)
         if int(positions[-1]) - int(positions[0]) < DENSE * count:
             return self.vectors.take(positions, axis=0, mode="clip").astype(np.float32, copy=False)
-        if self._cold:
+        if self.cold:
             self._announce(positions)
         started = time.perf_counter()
         # `take` that checks nothing is a quarter faster than indexing.
         vectors = self._rows.take(positions, axis=0, mode="clip")
-        self._cold = HINTS and time.perf_counter() - started > COLD_SECONDS * count
+        self.cold = HINTS and time.perf_counter() - started > COLD_SECONDS * count
         return vectors.astype(np.float32, copy=False)
+
+    def _positions(self, rows: Rows) -> Rows:
+        return np.searchsorted(self._table, rows) if self.has_holes else rows - self.first_row
+
+    def described(self, end_row: int, *, scattered: bool) -> tuple[int, int, int, int, int, int]:
+        """Return what `kernels.vector_scores` wants to know of the rows below one; of the pages for scattered rows."""
+        vectors = self._rows if scattered else self.vectors
+        table = address(self._table) if self.has_holes else 0
+        end = min(self.end_row, end_row)
+        return address(vectors), self.first_row, end, self.layout.value_bytes, table, len(self._table)
+
+    def announce(self, rows: Rows) -> None:
+        """Tell the system that ascending rows that the file holds will be read."""
+        self._announce(self._positions(rows))
 
     def _announce(self, positions: Rows) -> None:
         row_bytes, offset = self.layout.row_bytes, self.layout.data_offset

@@ -14,6 +14,7 @@ from index.graph import GraphIndex
 from index.points import Float32s, Rows
 from index.segment import Segment
 from index.vector_file import VectorMap, chunk_rows
+from index.vector_table import VectorTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +84,17 @@ class View:
     tail: Tail
     binarizers: Mapping[int, Binarizer]
     named: Mapping[int, str] = field(default_factory=dict)
+    points: int = field(init=False)  # how many rows count
     _ends: Rows = field(init=False, repr=False)  # the row behind those that each map has, the tail's left out
+    _vectors: VectorTable = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Note where maps end."""
+        """Note how much there is, and where."""
         ends = np.array([min(mapped.end_row, self.tail.first_row) for mapped in self.maps], dtype=np.int64)
+        points = sum(segment.count for segment in self.segments) + int(np.count_nonzero(self.tail.alive))
         object.__setattr__(self, "_ends", ends)
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "_vectors", VectorTable(self.maps, self.tail.first_row, self.tail.vectors))
 
     def without(self, rows: Rows) -> View:
         """Return the view with these rows deleted."""
@@ -102,11 +108,6 @@ class View:
         """Whether codes are in inverted lists, and whether in a graph."""
         lists = any(segment.centroids is not None for segment in self.segments)
         return lists, any(isinstance(segment.index, GraphIndex) for segment in self.segments)
-
-    @property
-    def points(self) -> int:
-        """How many rows count."""
-        return sum(segment.count for segment in self.segments) + int(self.tail.alive.sum())
 
     @property
     def newest(self) -> Binarizer | None:
@@ -143,12 +144,23 @@ class View:
             out[part] = vectors
         return out
 
+    def scores(self, rows: Rows, query: Float32s, *, distance: bool) -> Float32s:
+        """Return the products of the vectors of ascending rows with a (d,) query, or the negative distances.
+
+        Raises VectorsDropped when some vectors are not there any more.
+        """
+        self._require_all(rows)
+        return self._vectors.scores(rows, query, distance=distance)
+
+    def _require_all(self, rows: Rows) -> None:
+        self.require_vectors(rows, hint="ask for points without vectors; with store_vectors a collection keeps them")
+
     def parts(self, rows: Rows) -> Iterator[tuple[slice, Float32s]]:
         """Yield which of some ascending rows, and their vectors: what `read` does, file by file, copied once.
 
         Raises VectorsDropped when some are not there any more.
         """
-        self.require_vectors(rows, hint="ask for points without vectors; with store_vectors a collection keeps them")
+        self._require_all(rows)
         start = 0
         for mapped, end in zip(self.maps, rows.searchsorted(self._ends).tolist(), strict=True):
             if end > start:

@@ -136,7 +136,7 @@ def _lifespan(
             stack.push_async_callback(asyncio.to_thread, parsers.close)
 
             def pool(name: str, threads: int, queue: int) -> Pool:
-                made = Pool(name, threads=threads, queue=queue, prepare=engine.prepare_thread)
+                made = Pool(name, threads=threads, queue=queue)
                 stack.push_async_callback(asyncio.to_thread, made.close)
                 return made
 
@@ -145,7 +145,7 @@ def _lifespan(
                 Candidates(engine.catalog, engine.factory),
                 partial(train_in_process, nice=settings.training_nice),
             )
-            jobs = await asyncio.to_thread(_open_jobs, settings, engine, training)
+            jobs = await asyncio.to_thread(_open_jobs, settings, training)
             stack.push_async_callback(asyncio.to_thread, jobs.close)
             metrics.watch(engine.catalog.sizes, jobs.counts, engine.encoding.counts, engine.room.memory)
             engine.start()
@@ -196,9 +196,9 @@ def _open_engine(settings: Settings, encoders: Encoders, options: StoreOptions |
     )
 
 
-def _open_jobs(settings: Settings, engine: Engine, training: Training) -> Jobs:
+def _open_jobs(settings: Settings, training: Training) -> Jobs:
     runners = {"train": training.train, "upgrade": training.upgrade}
-    return Jobs(settings.data_dir / "jobs", runners, describe=described, prepare=engine.prepare_thread)
+    return Jobs(settings.data_dir / "jobs", runners, describe=described)
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from index.code_index import set_threads
 from index.collection import Collection
 from index.filters import parse_filter
 from index.ids import PointId
@@ -77,10 +76,6 @@ class Engine:
     def close(self) -> None:
         """Release the data directory."""
         self._store.close()
-
-    def prepare_thread(self) -> None:
-        """Set the limits that FAISS keeps per calling thread: work is shared out above it."""
-        set_threads(1)
 
     # -- writes
 

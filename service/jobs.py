@@ -84,7 +84,6 @@ class Jobs:
     folder : where they lie; the caller owns the data directory.
     runners : kind -> what does such a job; it returns how it ended, and raises what it failed with.
     describe : error -> `{type, message, hint}`, for what a runner raises.
-    prepare : called once in the thread that runs jobs.
     """
 
     def __init__(
@@ -93,12 +92,10 @@ class Jobs:
         runners: Mapping[str, Runner],
         *,
         describe: Callable[[Exception], dict[str, Any]],
-        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._runners = runners
         self._describe = describe
-        self._prepare = prepare
         self._changed = threading.Condition()  # guards the changes of _jobs, in memory and on disk
         self.stopping = False
         durable.make_folder(folder)
@@ -190,7 +187,6 @@ class Jobs:
     # The thread
 
     def _work(self) -> None:
-        self._prepare()
         while (job := self._begun()) is not None:
             self._run(job)
 

@@ -30,14 +30,13 @@ class Pool:
     name : what the threads are called and what the 429 speaks of.
     threads : how much runs at once.
     queue : how much may wait; more is refused at once.
-    prepare : called once in each new thread.
     """
 
-    def __init__(self, name: str, *, threads: int, queue: int, prepare: Callable[[], None]) -> None:
+    def __init__(self, name: str, *, threads: int, queue: int) -> None:
         self._name = name
         self._room = threads + queue
         self._busy = 0
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=prepare)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking work in a thread; raises ApiError (429) when threads and queue are full."""

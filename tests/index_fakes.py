@@ -226,9 +226,10 @@ def check_hits(hits, query, vectors_by_id, k, distance, tolerance=1e-5):
 
 
 def rounding(query):
-    """An upper bound of what rounding a table a nibble to 8 bits can add up to in a scan with an `(m,)` query."""
-    nibbles = np.abs(query).reshape(-1, 4).sum(axis=1) * 2
-    return nibbles.max() / 255 * len(nibbles) + 1e-3
+    """An upper bound of what rounding an `(m,)` query can add up to in a scan: half a step a dimension."""
+    nibbles = np.abs(query).reshape(-1, 4).sum(axis=1)
+    step = max(nibbles.max() / 253, nibbles.sum() / (65_000 - len(query) / 2))
+    return step / 2 * len(query) + 1e-3
 
 
 def brute_force(collection, query, p):

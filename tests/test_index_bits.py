@@ -202,7 +202,7 @@ def test_fewer_code_dimensions(store):
     collection, vectors = make(store, "Cosine", 2000, bits=4, code_dimension=20)
     info = collection.info()
     assert (info.bits, info.code_dimension) == (4, 24)
-    assert info.code_bytes_per_point == 4 * (24 / 8 + 2) + 8
+    assert info.code_bytes_per_point == 4 * (24 / 8 + 2)
     queries = vectors_of(10, 99, dimension=D)
     assert recall(collection, vectors, queries, rerank=200, candidates=600) >= 0.95
 

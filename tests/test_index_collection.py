@@ -343,7 +343,7 @@ def test_info(collection):
     files = list((collection.folder / "vectors").iterdir())
     assert (info.points, info.rows, info.read_only) == (69, 70, None)
     assert 0 < info.indexed <= 69
-    assert info.code_bytes_per_point == 2 + 12
+    assert info.code_bytes_per_point == 2 + 4
     assert info.vector_bytes == sum(path.stat().st_size for path in files) > 70 * 64
     assert info.record_bytes > 0
 

@@ -27,7 +27,7 @@ from index.merging import merge
 from index.points import SearchParams
 from index.probing import lists_to_probe
 from index.widths import Widths
-from tests.index_fakes import batch_of, config, contents, exact_scores, open_store, vectors_of
+from tests.index_fakes import batch_of, config, contents, exact_scores, open_store, rounding, vectors_of
 from tests.large_segments import SMALL, D, N, grouped, passing, upkeep
 
 EVERYTHING = SearchParams(exact=False, probes=10**6)
@@ -77,11 +77,11 @@ def test_probing_is_scoring_what_is_in_the_lists(seed, n, lists, filtered):
     inside = np.flatnonzero(allowed & np.isin(membership, chosen))
     assert len(set(positions.tolist())) == len(positions) == min(k, len(inside))
     assert set(positions.tolist()) <= set(inside.tolist())
-    rounding = 2 * np.abs(query).sum() / 255 + 1e-4
-    np.testing.assert_allclose(scores, truth[positions], atol=rounding)
+    slack = rounding(query)
+    np.testing.assert_allclose(scores, truth[positions], atol=slack)
     if len(positions):
         best = np.sort(truth[inside])[::-1][len(positions) - 1]
-        assert truth[positions].min() >= best - 2 * rounding
+        assert truth[positions].min() >= best - 2 * slack
     np.testing.assert_array_equal(index.counts(inside), np.bincount(membership[inside], minlength=max(lists, 1)))
     np.testing.assert_array_equal(index.codes_at(inside), codes[inside])
 

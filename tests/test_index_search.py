@@ -10,9 +10,9 @@ import pytest
 from index import funnel, widths
 from index.errors import DeadlineExceeded, InvalidVector
 from index.filters import parse_filter
+from index.kernels import best
 from index.maintenance import optimize, step
 from index.points import SearchParams
-from index.ranking import best
 from tests.index_fakes import batch_of, check_hits, config, exact_scores, fill, open_store, vectors_of
 
 DISTANCES = ["Cosine", "Dot", "Euclid"]

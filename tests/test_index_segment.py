@@ -221,7 +221,7 @@ def test_deleted_rows(rows):
 
 
 def test_bytes_a_point():
-    assert Segment.build(data_of(7)[2], "Cosine").bytes_per_point == D // 8 + 2 + 8
-    assert Segment.build(data_of(7, bits=4)[2], "Cosine").bytes_per_point == 4 * (D // 8 + 2) + 8
+    assert Segment.build(data_of(7)[2], "Cosine").bytes_per_point == D // 8 + 2
+    assert Segment.build(data_of(7, bits=4)[2], "Cosine").bytes_per_point == 4 * (D // 8 + 2)
     holes = data_of(3, "Euclid", rows=[1000, 1003, 1004], bits=2)[2]
-    assert Segment.build(holes, "Euclid").bytes_per_point == 2 * (D // 8 + 4) + 8 + 8
+    assert Segment.build(holes, "Euclid").bytes_per_point == 2 * (D // 8 + 4) + 8

@@ -147,7 +147,7 @@ def test_a_search_that_waited_too_long_is_answered_408(serve):
 def test_pool_refuses_beyond_threads_and_queue():
     async def overfill():
         release = threading.Event()
-        pool = Pool("test", threads=1, queue=1, prepare=lambda: None)
+        pool = Pool("test", threads=1, queue=1)
         first = asyncio.create_task(pool.run(release.wait))
         second = asyncio.create_task(pool.run(release.wait))
         await asyncio.sleep(0)

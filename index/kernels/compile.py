@@ -1,4 +1,4 @@
-"""Compiles `kernels.c` beside itself: `python -m index.kernels.compile`. Installing Bitfold does it (build_hook.py).
+"""Compiles the kernels beside their source: `python -m index.kernels.compile`. Installing Bitfold does it.
 
 Needs a C compiler: `$CC`, `cc`, `gcc` or `clang`, else the package `ziglang`, which brings one. Uses nothing but the
 standard library, since it runs before anything is installed.
@@ -15,17 +15,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).parent
 FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fvisibility=hidden"]
 # A library for any machine, and one for those that have more: which is loaded, the machine decides (`__init__.py`).
-X86: dict[str, list[str]] = {"any": [], "avx2": ["-mavx2", "-mfma"]}
+X86: dict[str, list[str]] = {"any": [], "avx2": ["-mavx2", "-mfma", "-mf16c"]}
 OTHERS: dict[str, list[str]] = {"any": []}
 ZIG = "ziglang"
 
 
 def library(variant: str) -> Path:
     """Return where the library of a variant lies."""
-    return SOURCE.with_name(f"kernels-{variant}.so")
+    return FOLDER / f"kernels-{variant}.so"
 
 
 def variants() -> dict[str, list[str]]:
@@ -56,12 +56,13 @@ def compiler() -> list[str]:
 def compile_all() -> list[Path]:
     """Compile every variant; return the libraries. Exits where the compiler fails, which says why."""
     made = []
+    sources = sorted(map(str, FOLDER.glob("*.c")))
     for variant, flags in variants().items():
         path = library(variant)
         partial = path.with_suffix(".partial")
-        command = [*compiler(), *FLAGS, *flags, str(SOURCE), "-o", str(partial), "-lm"]
+        command = [*compiler(), *FLAGS, *flags, *sources, "-o", str(partial), "-lm"]
         if subprocess.run(command).returncode:
-            raise SystemExit(f"bitfold: {SOURCE.name} was not compiled by: {shlex.join(command)}")
+            raise SystemExit(f"bitfold: the kernels were not compiled by: {shlex.join(command)}")
         partial.replace(path)  # a process that runs keeps the one that it has loaded
         made.append(path)
     return made

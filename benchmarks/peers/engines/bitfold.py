@@ -7,12 +7,12 @@ from typing import Any
 
 from benchmarks.peers.engine import Ask, Clock, Engine, Floats, Points, Setting, grid
 from index import maintenance
-from index.code_index import set_threads
 from index.collection import Collection
 from index.filters import parse_filter
 from index.ids import PointId
 from index.indexing import fill, index_field, save_fields
 from index.options import StoreOptions
+from index.parallel import set_threads
 from index.paths import parse_path
 from index.points import Batch, CollectionConfig, SearchParams
 from index.store import Store

@@ -1,0 +1,185 @@
+/* The last steps of a search: estimates of what was found, the choice of what is read, scores of vectors, the best. */
+#include "kernels.h"
+
+#define AHEAD 3    /* vectors asked for before they are scored: some 1,500 bytes each */
+#define LANES 8    /* sums that a score is made of, side by side */
+#define FIELDS 6   /* numbers that describe a file */
+#define HALF 2     /* bytes of a float16 */
+
+typedef struct {
+    float score;
+    int64_t row;
+} Ranked;
+
+static float from_half(uint16_t half) {
+    uint32_t rest = (uint32_t)(half & 0x7fff) << 13;
+    float value;
+    if (rest >= 0x7c00u << 13) rest |= 0x7f800000u; /* infinite, or none */
+    memcpy(&value, &rest, 4);
+    if (rest < 0x7f800000u) value *= 0x1p112f; /* the exponents' bases are so far apart */
+    return half & 0x8000 ? -value : value;
+}
+
+static int64_t higher(const void *a, const void *b) {
+    const Ranked *one = a, *other = b;
+    if (one->score != other->score) return one->score < other->score ? 1 : -1;
+    return one->row < other->row ? -1 : one->row > other->row;
+}
+
+static int best_first(const void *a, const void *b) { return (int)higher(a, b); }
+
+static int ascending(const void *a, const void *b) {
+    int64_t one = *(const int64_t *)a, other = *(const int64_t *)b;
+    return one < other ? -1 : one > other;
+}
+
+/* Put the k best of n first, in no order; of equal scores the lower row is better. */
+static void keep_best(Ranked *ranked, int64_t n, int64_t k) {
+    for (int64_t low = 0, high = n - 1; low < high;) {
+        Ranked middle = ranked[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (higher(ranked + i, &middle) < 0) i++;
+            while (higher(ranked + j, &middle) > 0) j--;
+            if (i <= j) {
+                Ranked other = ranked[i];
+                ranked[i++] = ranked[j], ranked[j--] = other;
+            }
+        }
+        if (k - 1 <= j) high = j;
+        else if (k - 1 >= i) low = i;
+        else return;
+    }
+}
+
+static Ranked *ranked_of(const int64_t *rows, const float *scores, int64_t n) {
+    Ranked *ranked = malloc(sizeof(Ranked) * (n + 1));
+    if (ranked)
+        for (int64_t i = 0; i < n; i++) ranked[i] = (Ranked){scores[i], rows[i]};
+    return ranked;
+}
+
+/* Rows of some positions, and estimates `factor * (sum + bonus) * scale + shift + beta` of their scores.
+ *
+ * factors: a number of `factor_bytes` for each position; offsets: its row minus the first one, or NULL where that is the
+ * position; beta: or NULL. */
+API void bitfold_estimates(const int64_t *positions, const float *sums, int64_t n, const void *factors,
+                           int64_t factor_bytes, const float *beta, const uint32_t *offsets, int64_t first_row,
+                           float bonus, float scale, float shift, int64_t *rows, float *estimates) {
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = positions[i];
+        float factor = factor_bytes == HALF ? from_half(((const uint16_t *)factors)[at]) : ((const float *)factors)[at];
+        estimates[i] = factor * ((sums[i] + bonus) * scale) + shift + (beta ? beta[at] : 0);
+        rows[i] = first_row + (offsets ? (int64_t)offsets[at] : at);
+    }
+}
+
+/* Find the rows of the k highest scores, k at most n, of equal ones those of the lower rows; ascending. */
+API int bitfold_choose(const int64_t *rows, const float *scores, int64_t n, int64_t k, int64_t *chosen) {
+    if (k < n) {
+        Ranked *ranked = ranked_of(rows, scores, n);
+        if (!ranked) return NO_MEMORY;
+        keep_best(ranked, n, k);
+        for (int64_t i = 0; i < k; i++) chosen[i] = ranked[i].row;
+        free(ranked);
+    } else {
+        memcpy(chosen, rows, sizeof(int64_t) * n);
+    }
+    qsort(chosen, k, sizeof(int64_t), ascending);
+    return 0;
+}
+
+/* Find the k best, k at most n, best first; of equal scores the lower row comes first. */
+API int bitfold_best(const int64_t *rows, const float *scores, int64_t n, int64_t k, int64_t *best_rows, float *best) {
+    Ranked *ranked = ranked_of(rows, scores, n);
+    if (!ranked) return NO_MEMORY;
+    if (k < n) keep_best(ranked, n, k);
+    qsort(ranked, k, sizeof(Ranked), best_first);
+    for (int64_t i = 0; i < k; i++) best_rows[i] = ranked[i].row, best[i] = ranked[i].score;
+    free(ranked);
+    return 0;
+}
+
+static float sum_lanes(const float *sums) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += sums[i];
+    return total;
+}
+
+#if defined(__AVX2__) && defined(__F16C__)
+static __m256 eight(const uint8_t *vector, int64_t at, int half) {
+    if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(vector + HALF * at)));
+    return _mm256_loadu_ps((const float *)(vector + sizeof(float) * at));
+}
+#endif
+
+/* The product of a vector with a query, or the square of their distance. */
+static float compare(const uint8_t *vector, const float *query, int64_t d, int half, int distance) {
+    float sums[LANES] = {0}, total;
+    int64_t at = 0;
+#if defined(__AVX2__) && defined(__F16C__)
+    __m256 first = _mm256_setzero_ps(), second = first;
+    for (; at + 2 * LANES <= d; at += 2 * LANES) {
+        __m256 a = eight(vector, at, half), b = eight(vector, at + LANES, half);
+        __m256 p = _mm256_loadu_ps(query + at), q = _mm256_loadu_ps(query + at + LANES);
+        if (distance) a = p = _mm256_sub_ps(a, p), b = q = _mm256_sub_ps(b, q);
+        first = _mm256_fmadd_ps(a, p, first), second = _mm256_fmadd_ps(b, q, second);
+    }
+    _mm256_storeu_ps(sums, _mm256_add_ps(first, second));
+#endif
+    for (; at < d; at++) {
+        float value;
+        if (half) value = from_half(((const uint16_t *)vector)[at]);
+        else memcpy(&value, vector + sizeof(float) * at, sizeof(float));
+        float other = query[at];
+        if (distance) value = other = value - other;
+        sums[at % LANES] += value * other;
+    }
+    total = sum_lanes(sums);
+    return total;
+}
+
+/* Score the vectors of ascending rows: their products with a query, or with `distance` the negative distances.
+ *
+ * files: (n, 6) of ascending rows, the address of the first vector, the first row, the row behind the last, the bytes of a
+ * value (4 or 2), the address of the file's ascending rows, or 0 where none is missing, and how many these are. */
+API int bitfold_scores(const int64_t *files, int64_t n_files, const int64_t *rows, int64_t n, const float *query, int64_t d,
+                       int distance, float *scores) {
+    const uint8_t **vectors = malloc(sizeof(uint8_t *) * (n + 1));
+    uint8_t *halves = malloc(n + 1);
+    int status = vectors && halves ? 0 : NO_MEMORY;
+    int64_t file = 0;
+    for (int64_t i = 0; i < n && !status; i++) {
+        while (file < n_files && rows[i] >= files[FIELDS * file + 2]) file++;
+        const int64_t *about = files + FIELDS * file;
+        if (file == n_files || rows[i] < about[1]) {
+            status = OUT_OF_RANGE;
+            break;
+        }
+        int64_t at = rows[i] - about[1];
+        if (about[4]) {
+            const int64_t *held = (const int64_t *)(intptr_t)about[4];
+            int64_t low = 0, high = about[5];
+            while (low < high) {
+                int64_t middle = low + (high - low) / 2;
+                if (held[middle] < rows[i]) low = middle + 1;
+                else high = middle;
+            }
+            if (low == about[5] || held[low] != rows[i]) {
+                status = OUT_OF_RANGE;
+                break;
+            }
+            at = low;
+        }
+        vectors[i] = (const uint8_t *)(intptr_t)about[0] + at * d * about[3];
+        halves[i] = about[3] == HALF;
+    }
+    for (int64_t i = 0; i < n && !status; i++) {
+        for (int64_t next = i ? i + AHEAD : 0; next <= i + AHEAD && next < n; next++)
+            fetch(vectors[next], d * (halves[next] ? HALF : (int64_t)sizeof(float)));
+        float found = compare(vectors[i], query, d, halves[i], distance);
+        scores[i] = distance ? -sqrtf(found) : found;
+    }
+    free(vectors), free(halves);
+    return status;
+}

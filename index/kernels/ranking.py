@@ -1,0 +1,96 @@
+"""What comes after candidates: estimates of their scores, the choice of what is read, scores of vectors, the best."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.kernels import library
+from index.kernels.library import address, check
+from index.points import Float32s, Rows
+
+FILE_FIELDS = 6
+
+
+def estimates(
+    positions: NDArray[np.int64],
+    sums: Float32s,
+    factors: NDArray[np.float16] | Float32s,
+    beta: Float32s | None,
+    offsets: NDArray[np.uint32] | None,
+    first_row: int,
+    *,
+    bonus: float,
+    scale: float,
+    shift: float,
+) -> tuple[Rows, Float32s]:
+    """Return rows, and estimates `factor * (sum + bonus) * scale + shift + beta`, (k,) float32, of some positions.
+
+    Parameters
+    ----------
+    positions : (k,), each below n. sums : (k,).
+    factors : (n,) in one piece. beta : (n,), None for zeros.
+    offsets : (n,) the row of each position minus the first one; None where that is the position.
+    """
+    positions = np.ascontiguousarray(positions)
+    sums = np.ascontiguousarray(sums, dtype=np.float32)
+    count = len(positions)
+    rows, estimated = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.float32)
+    library.kernels().estimates(
+        address(positions),
+        address(sums),
+        count,
+        address(factors),
+        factors.itemsize,
+        None if beta is None else address(beta),
+        None if offsets is None else address(offsets),
+        first_row,
+        bonus,
+        scale,
+        shift,
+        address(rows),
+        address(estimated),
+    )
+    return rows, estimated
+
+
+def highest(rows: Rows, scores: Float32s, count: int) -> Rows:
+    """Return the rows of the highest scores, ascending; of equal scores the lower rows."""
+    rows, scores = np.ascontiguousarray(rows), np.ascontiguousarray(scores, dtype=np.float32)
+    chosen = np.empty(min(count, len(rows)), dtype=np.int64)
+    check(library.kernels().choose(address(rows), address(scores), len(rows), len(chosen), address(chosen)), "")
+    return chosen
+
+
+def best(rows: Rows, scores: Float32s, k: int) -> tuple[Rows, Float32s]:
+    """Return the k best, best first; of equal scores the lower row comes first."""
+    rows, scores = np.ascontiguousarray(rows), np.ascontiguousarray(scores, dtype=np.float32)
+    count = min(k, len(rows))
+    best_rows, best_scores = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.float32)
+    status = library.kernels().best(
+        address(rows), address(scores), len(rows), count, address(best_rows), address(best_scores)
+    )
+    check(status, "")
+    return best_rows, best_scores
+
+
+def vector_scores(files: NDArray[np.int64], rows: Rows, query: Float32s, *, distance: bool) -> Float32s:
+    """Return the products of some vectors with a (d,) query, or with `distance` the negative distances, (k,) float32.
+
+    Parameters
+    ----------
+    files : (f, `FILE_FIELDS`) of ascending rows: the address of the first vector, the first row, the row behind the
+        last, the bytes of a value (4 or 2), the address of the file's rows, ascending int64, or 0 where none is
+        missing, and how many these are.
+    rows : (k,) ascending.
+
+    Raises IndexError where no file holds a row.
+    """
+    rows = np.ascontiguousarray(rows)
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    scores = np.empty(len(rows), dtype=np.float32)
+    status = library.kernels().scores(
+        address(files), len(files), address(rows), len(rows), address(query), len(query), distance, address(scores)
+    )
+    check(status, "a row is in no file, or rows do not ascend")
+    return scores
