@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,9 +157,8 @@ class Point:
     vector: Float32s | None
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A search result. `score`: higher is better, under Euclid the negative distance."""
+class Hit(NamedTuple):
+    """A search result, a tuple because many are made. `score`: higher is better, under Euclid the negative distance."""
 
     id: PointId
     score: float
@@ -336,7 +335,7 @@ def prepare_vectors(vectors: Float32s, config: CollectionConfig) -> Float32s:
         )
     # float64: the square of a large float32 overflows, that of a small one vanishes. So norms are as finite as vectors.
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    if not math.isfinite(norms.sum()):
+    if not math.isfinite(np.add.reduce(norms)):
         raise InvalidVector(f"vector {int(np.argmin(np.isfinite(norms)))} holds NaN or infinite values", param="vector")
     if config.distance != "Cosine":
         if (norms > MAX_NORM).any():
@@ -346,7 +345,7 @@ def prepare_vectors(vectors: Float32s, config: CollectionConfig) -> Float32s:
                 hint="scale the vectors down",
             )
         return vectors
-    if not (norms > 0).all():
+    if not np.minimum.reduce(norms, initial=math.inf) > 0:
         raise InvalidVector(
             f"vector {int(np.argmin(norms))} is all zeros, which has no direction",
             param="vector",

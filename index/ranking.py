@@ -35,7 +35,7 @@ class Clock:
         spent = (now - self._at) * 1e3 / len(self._stages)
         self._at = now
         for stages in self._stages:
-            stages.milliseconds[name] = round(stages.milliseconds.get(name, 0.0) + spent, 4)
+            stages.milliseconds[name] = stages.milliseconds.get(name, 0.0) + spent
 
     def check(self) -> None:
         """Raise DeadlineExceeded when the time is up."""

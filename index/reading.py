@@ -217,7 +217,7 @@ class Reading(ABC):
                     self.meter.offer(Asked(query, k, params, filter, within))
                 if chosen is not None:
                     ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.allowed), chosen.read
-                    ranking.stages.milliseconds["filter"] = round(filtering, 4)
+                    ranking.stages.milliseconds["filter"] = filtering
                 clock = Clock([ranking.stages], deadline)
                 hits = hits_at(view, reader, ranking, with_payload, with_text, with_vector)
                 clock.lap("fetch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from index.calibration import DEEP, DEPTH, Calibration, Growth
 from index.points import Distance, SearchParams
@@ -60,6 +61,7 @@ def default_rerank(distance: Distance, dimension: int, bits: int) -> int:
     return round(one_plane * RERANK_SHARE[bits])
 
 
+@lru_cache(maxsize=128)
 def widths_of(
     params: SearchParams,
     k: int,

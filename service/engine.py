@@ -191,7 +191,8 @@ class Engine:
                 first = members[0]
                 results = search_alike(collection, asked, vectors[members], within[first], filters[first], deadline)
                 for i, result in zip(members, results, strict=True):
-                    result.stages.milliseconds["encode"] = round(encoding, 4)
+                    spent = result.stages.milliseconds | {"encode": encoding}
+                    result.stages.milliseconds = {stage: round(times, 4) for stage, times in spent.items()}
                     hits = wire_hits(result.hits, queries[i], collection.config.distance)
                     answers[i] = Answer(hits, result.stages, texts[i])
         return [answer for answer in answers if answer is not None]

@@ -28,8 +28,31 @@ typedef struct {
     uint32_t at;
 } Scored;
 
-/* Put the `k` best of n first, in no order. */
-void bitfold_keep_best(Scored *scored, int64_t n, int64_t k);
+/* Whether one is better than another, negative, or worse: of equal scores the one that comes first is better. */
+#define BY_SCORE(one, other)                                             \
+    ((one)->score != (other)->score ? ((one)->score < (other)->score) - ((one)->score > (other)->score) \
+                                    : ((one)->at > (other)->at) - ((one)->at < (other)->at))
+
+/* Define a function of a kind of scored things that puts the k best of n first, in no order, and one that compares two. */
+#define DEFINE_KEEP_BEST(Kind, keep_best, compare)                                                  \
+    static int compare(const void *a, const void *b) { return BY_SCORE((const Kind *)a, (const Kind *)b); } \
+    static void keep_best(Kind *all, int64_t n, int64_t k) {                                        \
+        for (int64_t low = 0, high = n - 1; low < high;) {                                          \
+            Kind middle = all[low + (high - low) / 2];                                              \
+            int64_t i = low, j = high;                                                              \
+            while (i <= j) {                                                                        \
+                while (BY_SCORE(all + i, &middle) < 0) i++;                                         \
+                while (BY_SCORE(all + j, &middle) > 0) j--;                                         \
+                if (i <= j) {                                                                       \
+                    Kind other = all[i];                                                            \
+                    all[i++] = all[j], all[j--] = other;                                            \
+                }                                                                                   \
+            }                                                                                       \
+            if (k - 1 <= j) high = j;                                                               \
+            else if (k - 1 >= i) low = i;                                                           \
+            else return;                                                                            \
+        }                                                                                           \
+    }
 
 /* A query of codes is made of whole numbers, `coarse * a + fine * b` with a and b of 8 bits, so that a walk compares by
  * a alone and what it keeps is scored by both, to 1 in 57,600 of the query's greatest component. */

@@ -8,8 +8,10 @@
 
 typedef struct {
     float score;
-    int64_t row;
+    int64_t at;
 } Ranked;
+
+DEFINE_KEEP_BEST(Ranked, keep_best, better_first)
 
 static float from_half(uint16_t half) {
     uint32_t rest = (uint32_t)(half & 0x7fff) << 13;
@@ -20,36 +22,9 @@ static float from_half(uint16_t half) {
     return half & 0x8000 ? -value : value;
 }
 
-static int64_t higher(const void *a, const void *b) {
-    const Ranked *one = a, *other = b;
-    if (one->score != other->score) return one->score < other->score ? 1 : -1;
-    return one->row < other->row ? -1 : one->row > other->row;
-}
-
-static int best_first(const void *a, const void *b) { return (int)higher(a, b); }
-
 static int ascending(const void *a, const void *b) {
     int64_t one = *(const int64_t *)a, other = *(const int64_t *)b;
     return one < other ? -1 : one > other;
-}
-
-/* Put the k best of n first, in no order; of equal scores the lower row is better. */
-static void keep_best(Ranked *ranked, int64_t n, int64_t k) {
-    for (int64_t low = 0, high = n - 1; low < high;) {
-        Ranked middle = ranked[low + (high - low) / 2];
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (higher(ranked + i, &middle) < 0) i++;
-            while (higher(ranked + j, &middle) > 0) j--;
-            if (i <= j) {
-                Ranked other = ranked[i];
-                ranked[i++] = ranked[j], ranked[j--] = other;
-            }
-        }
-        if (k - 1 <= j) high = j;
-        else if (k - 1 >= i) low = i;
-        else return;
-    }
 }
 
 static Ranked *ranked_of(const int64_t *rows, const float *scores, int64_t n) {
@@ -80,7 +55,7 @@ API int bitfold_choose(const int64_t *rows, const float *scores, int64_t n, int6
         Ranked *ranked = ranked_of(rows, scores, n);
         if (!ranked) return NO_MEMORY;
         keep_best(ranked, n, k);
-        for (int64_t i = 0; i < k; i++) chosen[i] = ranked[i].row;
+        for (int64_t i = 0; i < k; i++) chosen[i] = ranked[i].at;
         free(ranked);
     } else {
         memcpy(chosen, rows, sizeof(int64_t) * n);
@@ -94,16 +69,10 @@ API int bitfold_best(const int64_t *rows, const float *scores, int64_t n, int64_
     Ranked *ranked = ranked_of(rows, scores, n);
     if (!ranked) return NO_MEMORY;
     if (k < n) keep_best(ranked, n, k);
-    qsort(ranked, k, sizeof(Ranked), best_first);
-    for (int64_t i = 0; i < k; i++) best_rows[i] = ranked[i].row, best[i] = ranked[i].score;
+    qsort(ranked, k, sizeof(Ranked), better_first);
+    for (int64_t i = 0; i < k; i++) best_rows[i] = ranked[i].at, best[i] = ranked[i].score;
     free(ranked);
     return 0;
-}
-
-static float sum_lanes(const float *sums) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += sums[i];
-    return total;
 }
 
 #if defined(__AVX2__) && defined(__F16C__)
@@ -115,7 +84,7 @@ static __m256 eight(const uint8_t *vector, int64_t at, int half) {
 
 /* The product of a vector with a query, or the square of their distance. */
 static float compare(const uint8_t *vector, const float *query, int64_t d, int half, int distance) {
-    float sums[LANES] = {0}, total;
+    float sums[LANES] = {0}, total = 0;
     int64_t at = 0;
 #if defined(__AVX2__) && defined(__F16C__)
     __m256 first = _mm256_setzero_ps(), second = first;
@@ -135,7 +104,7 @@ static float compare(const uint8_t *vector, const float *query, int64_t d, int h
         if (distance) value = other = value - other;
         sums[at % LANES] += value * other;
     }
-    total = sum_lanes(sums);
+    for (int i = 0; i < LANES; i++) total += sums[i];
     return total;
 }
 

@@ -21,25 +21,7 @@ typedef struct {
     int32_t threshold; /* what scores no more is not among the best */
 } Group;
 
-static void swap(Scored *a, Scored *b) {
-    Scored other = *a;
-    *a = *b, *b = other;
-}
-
-void bitfold_keep_best(Scored *scored, int64_t n, int64_t k) {
-    for (int64_t low = 0, high = n - 1; low < high;) {
-        int32_t middle = scored[low + (high - low) / 2].score;
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (scored[i].score > middle) i++;
-            while (scored[j].score < middle) j--;
-            if (i <= j) swap(scored + i++, scored + j--);
-        }
-        if (k - 1 <= j) high = j;
-        else if (k - 1 >= i) low = i;
-        else return;
-    }
-}
+DEFINE_KEEP_BEST(Scored, keep_best, better_first)
 
 static void tabulate(Group *group, const float *query, int64_t bytes) {
     float greatest = TINY, total = 0;
@@ -128,7 +110,7 @@ static uint32_t above(const uint8_t *block, const uint8_t *tables, int64_t bytes
 #endif
 
 static void raise_threshold(Group *group, int64_t k) {
-    bitfold_keep_best(group->kept, group->count, k);
+    keep_best(group->kept, group->count, k);
     group->count = k;
     group->threshold = group->kept[0].score;
     for (int64_t i = 1; i < k; i++)
@@ -235,12 +217,6 @@ static int32_t byte_product(const int8_t *row, const int8_t *query, int64_t n) {
     return sum;
 }
 
-static int better_first(const void *a, const void *b) {
-    const Scored *one = a, *other = b;
-    if (one->score != other->score) return one->score < other->score ? 1 : -1;
-    return one->at < other->at ? -1 : 1;
-}
-
 /* Find which of (n, d) rows of whole numbers, each dimension in steps of its own, have the largest products with a
  * query. Puts the best `count` into `found`, best first. */
 API int bitfold_nearest(const int8_t *rows, int64_t n, int64_t d, const float *steps, const float *query, int64_t count,
@@ -253,7 +229,7 @@ API int bitfold_nearest(const int8_t *rows, int64_t n, int64_t d, const float *s
         for (int64_t j = 0; j < d; j++) greatest = fmaxf(greatest, fabsf(query[j] * steps[j]));
         for (int64_t j = 0; j < d; j++) rounded[j] = (int8_t)rintf(query[j] * steps[j] * (127 / greatest));
         for (int64_t i = 0; i < n; i++) scored[i] = (Scored){byte_product(rows + i * d, rounded, d), (uint32_t)i};
-        if (count < n) bitfold_keep_best(scored, n, count);
+        if (count < n) keep_best(scored, n, count);
         qsort(scored, count, sizeof(Scored), better_first);
         for (int64_t i = 0; i < count; i++) found[i] = scored[i].at;
     }
