@@ -25,11 +25,11 @@ SHARES = np.geomspace(1 / 2000, 1, 40)
 MOST = 4000
 RANKS = np.unique(np.geomspace(DEPTH, MOST, 28).astype(int))
 # What stages cost, in microseconds of one thread (docs/log.md): only their ratios count.
-LIST_COST = 2.5
-BYTE_COST = 0.00012  # of a code in a list that is looked into
+LIST_COST = 0.3
+BYTE_COST = 0.000085  # of a code in a list that is looked into
 CANDIDATE_COST = {1: 0.1, 2: 0.15, 4: 0.3}  # by planes
-STEP_COST = 0.009  # of a dimension of codes, for each code that a walk keeps
-VALUE_COST = 0.0026  # of a vector that is read
+STEP_COST = 0.0045  # of a dimension of codes, for each code that a walk keeps
+VALUE_COST = 0.0014  # of a vector that is read
 # Sample queries reach a little more than others: of what a target allows to be lost, this part is kept back.
 MARGIN = 0.25
 SAVED = {"shares": "<f4", "first": "<i4", "ranks": "<i4"}  # arrays, and what they are in the file

@@ -48,7 +48,7 @@ def lists_to_probe(
         lists = centroids.nearest(query, _deeper(plain, k, power))
         return lists, int(sizes[lists].sum())
     counts = allowed.lists
-    # Putting all lists in order takes FAISS longer than looking into most of them: as many as it will be, usually.
+    # Putting all lists in order takes longer than looking into many of them: as many as it will be, usually.
     likely = _deeper(plain, k * len(segment) / max(allowed.count, 1), power)
     for considered in (likely + likely // 4, len(centroids)):
         order = centroids.nearest(query, considered)

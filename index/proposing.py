@@ -32,7 +32,7 @@ from index.widths import Widths
 # 0.5, d 384, n 20,000) keep .990 of the ten best among 200 candidates instead of .926, 1.000 among 400. Each further
 # plane halves the deviation.
 OPTIMISM = 1.2
-SCAN = 8  # codes that are scanned in blocks while one is scored by itself (docs/log.md)
+SCAN = 12  # codes that are scanned in blocks while one is scored by itself (docs/log.md)
 FINEST = np.float32(64)  # products of values of up to four planes are whole multiples of 1 / 64
 
 
