@@ -26,7 +26,7 @@ class Places:
     count : how many.
     bitmap : over positions, least significant bit first.
     lists : (lists,) how many are in each inverted list, empty without lists.
-    few : (count,) the positions themselves where they are few, else None.
+    few : (count,) the positions themselves where they are few, list after list, else None.
     """
 
     count: int
@@ -36,8 +36,17 @@ class Places:
 
     @property
     def positions(self) -> Positions:
-        """The positions, ascending."""
+        """The positions; without lists, ascending."""
         return set_bits(self.bitmap) if self.few is None else self.few
+
+    def few_in(self, lists: NDArray[np.int64]) -> Positions:
+        """Return those positions of `few` that are in some lists."""
+        assert self.few is not None
+        counts, ends = self.lists[lists], self.lists.cumsum()[lists]
+        # The last place of each list, and how many are behind the last one of all lists so far.
+        at = np.arange(1, counts.sum() + 1) + (ends - counts.cumsum() - 1).repeat(counts)
+        few: Positions = self.few.take(at)
+        return few
 
 
 class Allowed:
@@ -90,7 +99,11 @@ class Allowed:
             lists = np.zeros(0, dtype=np.int64)
             if isinstance(segment.index, CodeIndex):
                 lists = segment.index.counts(positions)
-            few = positions if len(positions) * FEW <= len(segment) else None
+            few = None
+            if len(positions) * FEW <= len(segment):
+                few = positions
+                if isinstance(segment.index, CodeIndex):
+                    few = positions[np.argsort(segment.index.lists_of(positions), kind="stable")]
             found = Places(len(positions), pack_bits(flags), lists, few)
             self._places[segment.index] = found
         return found

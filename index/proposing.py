@@ -17,7 +17,7 @@ from index.binarizer import Binarizer
 from index.code_index import CodeIndex, Positions
 from index.codes import values
 from index.graph import GraphIndex
-from index.kernels import estimates, plane_products
+from index.kernels import estimates, highest, plane_products
 from index.parallel import ALONE, Workers
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
@@ -202,10 +202,8 @@ def _probed(
     for number, query in enumerate(queries):
         lists, held = lists_to_probe(segment, query, k, widths, places)
         if few is not None and held >= min(k, rows) and held * SCAN < index.sizes[lists].sum():
-            chosen = np.zeros(index.bands, dtype=np.bool_)
-            chosen[lists] = True
-            scored = _scored(segment, own[number], few[chosen[index.lists_of(few)]])
-            results[number] = scored, Looked(held, len(lists))
+            assert places is not None
+            results[number] = _scored(segment, own[number], places.few_in(lists)), Looked(held, len(lists))
         else:
             together.append((number, lists, held))
     coded = np.array([own[number].coded for number, _, _ in together])
@@ -231,13 +229,13 @@ def best_of(found: list[Found], k1: int) -> list[Found]:
     if total <= k1:
         return found
     estimated = np.concatenate([part.estimated(biased=True)[1] for part in found])
-    flags = np.zeros(total, dtype=np.bool_)
-    flags[np.argpartition(estimated, total - k1)[-k1:]] = True
+    chosen = highest(np.arange(total), estimated, k1)
     kept, start = [], 0
     for part in found:
-        mine = flags[start : start + len(part.positions)]
-        start += len(part.positions)
-        if mine.any():
+        end = start + len(part.positions)
+        mine = chosen[slice(*chosen.searchsorted([start, end]))] - start
+        start = end
+        if len(mine):
             kept.append(replace(part, positions=part.positions[mine], sums=part.sums[mine]))
     return kept
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,3 +161,21 @@ def test_a_filter_that_cannot_be_written_is_worked_out_every_time(store):
     collection = written(store)
     assert len(ids(collection, huge)[0]) == N
     assert collection.selections.memory_bytes() == 0
+
+
+@pytest.mark.parametrize("lists", [1, 7, 300])
+def test_few_rows_are_found_list_by_list(store, lists):
+    rng = np.random.default_rng(lists)
+    collection = written(store)
+    (segment,) = collection.view.segments
+    membership = rng.integers(0, lists, len(segment))
+    bands = [np.flatnonzero(membership == i) for i in range(lists)]
+    listed = replace(segment, index=segment.index.in_lists(bands))
+    rows = np.sort(rng.choice(segment.rows_at(np.arange(len(segment))), 100, replace=False))
+    places = Allowed(rows).places(listed)
+    positions = segment.positions_of(rows)
+    assert sorted(places.few.tolist()) == positions.tolist()
+    for count in (0, 1, lists):
+        chosen = rng.permutation(lists)[:count]
+        inside = positions[np.isin(membership[positions], chosen)]
+        assert sorted(places.few_in(chosen).tolist()) == inside.tolist()
