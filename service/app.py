@@ -190,7 +190,7 @@ def _open_engine(settings: Settings, encoders: Encoders, options: StoreOptions |
             exact_below=settings.exact_below,
             recall_sample=settings.recall_sample,
             memory_limit=settings.memory_limit,
-            threads=settings.faiss_threads,
+            threads=settings.index_threads,
         ),
         searches_at_once=settings.search_threads,
     )

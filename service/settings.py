@@ -182,7 +182,7 @@ class Settings(BaseModel):
     training_nice: int = Field(
         default=10, ge=0, le=19, description="How far a process that trains steps back behind searches (`nice`)."
     )
-    faiss_threads: int = Field(
+    index_threads: int = Field(
         default=1,
         ge=1,
         le=256,

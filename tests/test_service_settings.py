@@ -64,7 +64,7 @@ def test_variables_of_compose_and_of_the_client_are_not_errors():
         ("BITFOLD_PORT", "65536"),
         ("BITFOLD_PORT", "x"),
         ("BITFOLD_MAX_LIMIT", "0"),
-        ("BITFOLD_FAISS_THREADS", "-1"),
+        ("BITFOLD_INDEX_THREADS", "-1"),
         ("BITFOLD_ALLOW_INSECURE", "perhaps"),
         ("BITFOLD_LOG_LEVEL", "loud"),
         ("BITFOLD_MEMORY_LIMIT", "0"),
