@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 
 from index.ids import PointId
-from index.points import Float32s, Hit, Point
+from index.points import Float32s, Hit, Point, Rows
 from index.ranking import Ranking
 from index.record import Reader
 from index.view import View
@@ -38,10 +39,28 @@ def hits_at(
 ) -> list[Hit]:
     """Return the hits of a ranking, best first."""
     rows = ranking.rows.tolist()
-    points = reader.points_of(rows, payload=with_payload)
+    points: Iterable[tuple[PointId, bytes | None]]
+    ids = None if with_payload else _number_ids(view, ranking.rows)
+    if ids is None:
+        found = reader.points_of(rows, payload=with_payload)
+        points = map(found.__getitem__, rows)
+    else:
+        points = zip(ids, repeat(None))
     texts = reader.texts_of(rows) if with_text else {}
     vectors = _vectors_of(view, rows) if with_vector else {}
     return [
-        Hit(points[row][0], score, points[row][1], texts.get(row), vectors.get(row))
-        for row, score in zip(rows, ranking.scores.tolist(), strict=True)
+        Hit(point_id, score, payload, texts.get(row), vectors.get(row))
+        for row, score, (point_id, payload) in zip(rows, ranking.scores.tolist(), points, strict=False)
     ]
+
+
+def _number_ids(view: View, rows: Rows) -> list[int] | None:
+    """Return the ids of rows, if all of them are in memory."""
+    ids, left = np.empty(len(rows), dtype=np.uint64), len(rows)
+    for segment in view.segments:
+        mine = (rows >= segment.first_row) & (rows < segment.end_row)
+        found = segment.number_ids(rows[mine], view.seq)
+        if found is not None:
+            ids[mine] = found
+            left -= len(found)
+    return None if left else ids.tolist()

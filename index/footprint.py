@@ -16,6 +16,7 @@ from index.graph import LINK_BYTES, NODE_BYTES
 from index.info import folder_bytes
 from index.kernels import BLOCK
 from index.lists import lists_for
+from index.number_ids import BYTES as ID_BYTES
 from index.options import StoreOptions
 from index.points import NUMPY_TYPES, CollectionConfig
 
@@ -43,9 +44,10 @@ class Footprint:
 
     Attributes
     ----------
-    memory : `codes` (bit planes), `ids` (positions in inverted lists, and the list of each), `links` (of graphs),
-        `lists` (their centroids), `factors`, `rows` (which row lies where, and which count), `tail` (newest vectors,
-        not coded yet), `payload_indexes`, `filters` (what those used last select), `binarizers`.
+    memory : `codes` (bit planes), `ids` (those that are whole numbers; positions in inverted lists, and the list of
+        each), `links` (of graphs), `lists` (their centroids), `factors`, `rows` (which row lies where, and which
+        count), `tail` (newest vectors, not coded yet), `payload_indexes`, `filters` (what those used last select),
+        `binarizers`.
     disk : `vectors`, `record` (ids, payloads, texts), `codes`, `payload_indexes`.
     """
 
@@ -110,7 +112,7 @@ def foretell(
     placed = PLACE_BYTES * (coded + padding) + list_of * coded if list_of and not nodes else 0
     memory = {
         "codes": padding * m // 8 + coded * config.bits * m // 8,
-        "ids": placed,
+        "ids": placed + ID_BYTES * coded,
         "links": round(NODE_BYTES * nodes),
         "lists": lists * config.dimension,
         "factors": factors,

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from index.code_index import PLACE_BYTES
+from index.number_ids import BYTES as ID_BYTES
 from index.points import BinarizerInfo, CodesOnlyLoss, CollectionConfig, CollectionInfo, IndexInfo
 from index.record import Record
 from index.view import View
@@ -63,7 +64,7 @@ def describe(
 
 def codes_in_memory(folder: Path, points: int) -> int:
     """Return about how many bytes the codes in a folder's files take in memory, of so many points."""
-    return folder_bytes(folder) + PLACE_BYTES * points
+    return folder_bytes(folder) + (PLACE_BYTES + ID_BYTES) * points
 
 
 def folder_bytes(folder: Path) -> int:

@@ -103,6 +103,18 @@ def merge_segments(collection: Collection, segments: Sequence[Segment]) -> None:
     merge(collection, segments, version)
 
 
+def ids_piece(collection: Collection) -> bool:
+    """Read the next ids of points whose codes are in memory into it; say whether there were any."""
+    if collection.codes_mapped:
+        return False
+    for segment in collection.view.segments:
+        if segment.ids.wanted:
+            with collection.record.snapshot() as reader:
+                segment.ids.read(reader, segment.first_row, segment.offsets)
+            return True
+    return False
+
+
 def step(collection: Collection, *, idle: bool) -> bool:
     """Do the next piece of upkeep; return whether there was one."""
     with collection.upkeep:
@@ -131,7 +143,9 @@ def step(collection: Collection, *, idle: bool) -> bool:
         if files:
             compact(collection, files)
             return True
-        return layout_piece(collection) or (idle and calibrate_piece(collection)) or meter_piece(collection)
+        if layout_piece(collection) or (idle and ids_piece(collection)):
+            return True
+        return (idle and calibrate_piece(collection)) or meter_piece(collection)
 
 
 def optimize(collection: Collection) -> None:
@@ -148,7 +162,7 @@ def optimize(collection: Collection) -> None:
         while files:
             compact(collection, files)
             files = compaction_candidates(collection, 0.0)
-        while layout_piece(collection) or calibrate_piece(collection):
+        while layout_piece(collection) or ids_piece(collection) or calibrate_piece(collection):
             pass
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.errors import CorruptCollection, DiskFull, UnknownCollection
 from index.ids import PointId, from_key, to_key
@@ -128,6 +129,19 @@ class Reader:
             for row, key, data in self._db.execute(f"SELECT {columns} FROM points WHERE row IN ({marks})", part):
                 found[row] = (from_key(key), data)
         return found
+
+    def number_keys(self, first_row: int, end_row: int) -> tuple[Rows, NDArray[np.int64]] | None:
+        """Return the points in a range of rows, ascending, and their ids as they are stored, (n,) each.
+
+        None where an id is no whole number.
+        """
+        args = (first_row, end_row)
+        inside = "FROM points WHERE row >= ? AND row < ?"
+        if self._db.execute(f"SELECT 1 {inside} AND typeof(id) <> 'integer' LIMIT 1", args).fetchone():
+            return None
+        found = np.array(self._db.execute(f"SELECT row, id {inside} ORDER BY row", args).fetchall(), dtype=np.int64)
+        pairs = found.reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
 
     def texts_of(self, rows: Sequence[int]) -> dict[int, str]:
         """Return the texts of rows that have one."""

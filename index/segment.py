@@ -13,6 +13,7 @@ from index.codes import Planes, pack_bits, unpack_bits
 from index.graph import GraphIndex, Links
 from index.lists import Centroids, Lists
 from index.mapped_index import MappedIndex
+from index.number_ids import NumberIds
 from index.points import Distance, Float32s, Rows
 from index.rows import located
 from index.segment_data import Factors, SegmentData, narrowed, of_rows
@@ -46,7 +47,7 @@ class Segment:
     `index` holds the codes, `factors` are (n, bits), column by column. `alive` is a bitmap over positions, None when
     nothing in it was deleted. `centroids` are those of the inverted lists of `index`, None where a query has to look at
     all of it, or walks through a graph. `filed` are the codes as they lie in their file, mapped, (n, bits, m / 8); None
-    if they are in no file.
+    if they are in no file. `ids` fill up beside reading and writing.
     """
 
     first_row: int
@@ -58,6 +59,7 @@ class Segment:
     offsets: NDArray[np.uint32] | None
     alive: NDArray[np.uint8] | None
     count: int
+    ids: NumberIds
     centroids: Centroids | None = None
     filed: Planes | None = None
 
@@ -107,6 +109,7 @@ class Segment:
             count=len(data),
             centroids=None if lists is None else Centroids(lists.centroids),
             filed=filed,
+            ids=NumberIds(len(data)),
         )
 
     def listed(self, lists: Lists) -> Segment:
@@ -151,7 +154,9 @@ class Segment:
         rows = sum(part.nbytes for part in (self.offsets, self.alive) if part is not None)
         factors = self.factors.nbytes + (0 if self.beta is None else self.beta.nbytes)
         lists = 0 if self.centroids is None else self.centroids.nbytes
-        return {**self.index.bytes_by_part(), "factors": factors, "rows": rows, "lists": lists}
+        parts = self.index.bytes_by_part()
+        ids = parts.get("ids", 0) + self.ids.nbytes
+        return {**parts, "ids": ids, "factors": factors, "rows": rows, "lists": lists}
 
     def data(self) -> SegmentData:
         """Return what the segment was built from, of the rows that are alive."""
@@ -172,6 +177,11 @@ class Segment:
         offsets = self.offsets[positions]
         rows: Rows = offsets.astype(np.int64)
         return rows + self.first_row
+
+    def number_ids(self, rows: Rows, seq: int) -> NDArray[np.uint64] | None:
+        """Return the ids of points as of a commit, by their rows in any order; None where they are not in memory."""
+        inside = rows - self.first_row
+        return self.ids.of(inside if self.offsets is None else located(inside, self.offsets)[0], seq)
 
     def positions_of(self, rows: Rows) -> Positions:
         """Return the positions of those of ascending rows that the segment holds."""

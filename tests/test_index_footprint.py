@@ -75,7 +75,7 @@ def test_counted_is_what_lies_there(store, tmp_path):
         assert found.disk[part] == sum(sizes) > 0
     (segment,) = collection.view.segments
     assert found.memory["codes"] + found.memory["ids"] + found.memory["factors"] == pytest.approx(
-        segment.bytes_per_point * N, rel=0.02
+        segment.bytes_per_point * N + segment.ids.nbytes, rel=0.02
     )
     assert found.memory["payload_indexes"] == collection.fields.memory_bytes() > 8 * N
     collection.delete(list(range(100)))

@@ -70,6 +70,9 @@ class BitfoldStore(Engine):
         self._opened = self._store(folder)
         self._collection = self._opened.get(NAME)
         _index_buckets(self._collection)
+        # What a server does in its first quiet seconds.
+        while maintenance.step(self._collection, idle=True):
+            pass
 
     def settings(self) -> list[Setting]:
         """Ask for a recall: what it takes, the collection has measured."""
