@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,13 +35,12 @@ class VectorTable:
         if not count:
             return np.empty(0, dtype=np.float32)
         if int(rows[-1]) - int(rows[0]) < DENSE * count:
-            return vector_scores(self._together, rows, query, distance=distance)
+            return vector_scores(self._together, rows, query, distance=distance)[0]
         for mapped in self._maps:
             if mapped.cold:
                 mapped.announce(rows[rows.searchsorted(mapped.first_row) : rows.searchsorted(mapped.end_row)])
-        started = time.perf_counter()
-        scores = vector_scores(self._scattered, rows, query, distance=distance)
-        cold = HINTS and time.perf_counter() - started > COLD_SECONDS * count
+        scores, seconds = vector_scores(self._scattered, rows, query, distance=distance)
+        cold = HINTS and seconds > COLD_SECONDS * count
         for mapped in self._maps:
             mapped.cold = cold
         return scores

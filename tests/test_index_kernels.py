@@ -260,7 +260,8 @@ def test_scores_of_vectors_are_products_or_distances(d, distance):
     truth = -np.linalg.norm(vectors - query, axis=1) if distance else vectors @ query
     for share in (1.0, 0.3, 0.0):
         some = np.flatnonzero(rng.random(len(rows)) < share)
-        got = vector_scores(files, rows[some], query, distance=distance)
+        got, seconds = vector_scores(files, rows[some], query, distance=distance)
+        assert 0 <= seconds < 10
         np.testing.assert_allclose(got, truth[some], rtol=1e-4, atol=1e-4)
     gap = int(np.setdiff1d(np.arange(100, held[-1]), held)[0])
     for wrong in ([40], [gap], [held[-1] + 1], [1050], [5, 3000], [1000, 5]):

@@ -1,5 +1,6 @@
 /* The last steps of a search: estimates of what was found, the choice of what is read, scores of vectors, the best. */
 #include "kernels.h"
+#include <time.h>
 
 #define AHEAD 3    /* vectors asked for before they are scored: some 1,500 bytes each */
 #define LANES 8    /* sums that a score is made of, side by side */
@@ -20,6 +21,12 @@ static float from_half(uint16_t half) {
     memcpy(&value, &rest, 4);
     if (rest < 0x7f800000u) value *= 0x1p112f; /* the exponents' bases are so far apart */
     return half & 0x8000 ? -value : value;
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
 static int ascending(const void *a, const void *b) {
@@ -111,9 +118,10 @@ static float compare(const uint8_t *vector, const float *query, int64_t d, int h
 /* Score the vectors of ascending rows: their products with a query, or with `distance` the negative distances.
  *
  * files: (n, 6) of ascending rows, the address of the first vector, the first row, the row behind the last, the bytes of a
- * value (4 or 2), the address of the file's ascending rows, or 0 where none is missing, and how many these are. */
+ * value (4 or 2), the address of the file's ascending rows, or 0 where none is missing, and how many these are. seconds: that
+ * reading them took. */
 API int bitfold_scores(const int64_t *files, int64_t n_files, const int64_t *rows, int64_t n, const float *query, int64_t d,
-                       int distance, float *scores) {
+                       int distance, float *scores, double *seconds) {
     const uint8_t **vectors = malloc(sizeof(uint8_t *) * (n + 1));
     uint8_t *halves = malloc(n + 1);
     int status = vectors && halves ? 0 : NO_MEMORY;
@@ -143,12 +151,14 @@ API int bitfold_scores(const int64_t *files, int64_t n_files, const int64_t *row
         vectors[i] = (const uint8_t *)(intptr_t)about[0] + at * d * about[3];
         halves[i] = about[3] == HALF;
     }
+    double began = now();
     for (int64_t i = 0; i < n && !status; i++) {
         for (int64_t next = i ? i + AHEAD : 0; next <= i + AHEAD && next < n; next++)
             fetch(vectors[next], d * (halves[next] ? HALF : (int64_t)sizeof(float)));
         float found = compare(vectors[i], query, d, halves[i], distance);
         scores[i] = distance ? -sqrtf(found) : found;
     }
+    *seconds = now() - began;
     free(vectors), free(halves);
     return status;
 }

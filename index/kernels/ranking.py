@@ -74,8 +74,10 @@ def best(rows: Rows, scores: Float32s, k: int) -> tuple[Rows, Float32s]:
     return best_rows, best_scores
 
 
-def vector_scores(files: NDArray[np.int64], rows: Rows, query: Float32s, *, distance: bool) -> Float32s:
-    """Return the products of some vectors with a (d,) query, or with `distance` the negative distances, (k,) float32.
+def vector_scores(files: NDArray[np.int64], rows: Rows, query: Float32s, *, distance: bool) -> tuple[Float32s, float]:
+    """Score some vectors: their products with a (d,) query, or with `distance` the negative distances, (k,) float32.
+
+    Returns the seconds that reading them took, too, in which others may have held Python's lock.
 
     Parameters
     ----------
@@ -88,9 +90,17 @@ def vector_scores(files: NDArray[np.int64], rows: Rows, query: Float32s, *, dist
     """
     rows = np.ascontiguousarray(rows)
     query = np.ascontiguousarray(query, dtype=np.float32)
-    scores = np.empty(len(rows), dtype=np.float32)
+    scores, seconds = np.empty(len(rows), dtype=np.float32), np.empty(1)
     status = library.kernels().scores(
-        address(files), len(files), address(rows), len(rows), address(query), len(query), distance, address(scores)
+        address(files),
+        len(files),
+        address(rows),
+        len(rows),
+        address(query),
+        len(query),
+        distance,
+        address(scores),
+        address(seconds),
     )
     check(status, "a row is in no file, or rows do not ascend")
-    return scores
+    return scores, float(seconds[0])
