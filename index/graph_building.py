@@ -19,7 +19,7 @@ from index.view import View
 
 log = logging.getLogger(__name__)
 
-A_PIECE = 2000  # codes added at a time: a second or so
+A_PIECE = 1000  # codes added at a time: a second or so
 SAVE_SECONDS = 120.0
 
 

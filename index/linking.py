@@ -19,7 +19,7 @@ from index.codes import Planes, unpack, values
 from index.graph import LEVELS_BYTES, LINKS, GraphIndex, Links, Nibbles, to_nibbles
 from index.points import GRAPH_BITS
 
-WIDTH = 80  # of the walks by which neighbours are found
+WIDTH = 160  # of the walks by which neighbours are found: with half of it a set of crowds is linked badly (docs/log.md)
 # A level c stands for (2 c - 15) / 8, which is `least + (c + 0.5) / 15 * range`.
 GRID = np.array([-2.0, 3.75], dtype=np.float32)
 
