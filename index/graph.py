@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from index import kernels
 from index.code_index import Positions
-from index.codes import Planes, pack, unpack
+from index.codes import Planes, pack
 from index.points import GRAPH_BITS, Float32s
 
 LINKS = 12  # a node has on each level, twice as many on the lowest: 16 are no better for their memory (docs/log.md)
@@ -57,16 +57,8 @@ class Links:
         return starts
 
 
-def to_nibbles(planes: Planes) -> Nibbles:
-    """Return `(n, m / 2)` bytes of two levels each, of `(n, 4, m / 8)` planes."""
-    levels = unpack(planes)
-    nibbles: Nibbles = levels[:, 1::2] << np.uint8(4)
-    nibbles |= levels[:, 0::2]
-    return nibbles
-
-
 def from_nibbles(nibbles: Nibbles) -> Planes:
-    """Return the planes that `to_nibbles` was given."""
+    """Return the planes that `kernels.to_nibbles` was given."""
     levels = np.empty((len(nibbles), 2 * nibbles.shape[1]), dtype=np.uint8)
     levels[:, 0::2] = nibbles & GREATEST
     levels[:, 1::2] = nibbles >> 4
@@ -92,7 +84,7 @@ class GraphIndex:
         at = 0
         for piece in pieces:
             if at + len(piece) <= len(codes):
-                codes[at : at + len(piece)] = to_nibbles(piece)
+                codes[at : at + len(piece)] = kernels.to_nibbles(piece)
             at += len(piece)
         if at != len(codes):
             raise ValueError(f"{at} codes do not fit links of {len(codes)}")

@@ -16,7 +16,8 @@ import faiss
 import numpy as np
 
 from index.codes import Planes, unpack, values
-from index.graph import LEVELS_BYTES, LINKS, GraphIndex, Links, Nibbles, to_nibbles
+from index.graph import LEVELS_BYTES, LINKS, GraphIndex, Links, Nibbles
+from index.kernels import to_nibbles
 from index.points import GRAPH_BITS
 
 WIDTH = 160  # of the walks by which neighbours are found: with half of it a set of crowds is linked badly (docs/log.md)

@@ -16,8 +16,9 @@ from index.codes import in_bitmap, pack, pack_bits, set_bits, unpack, values
 from index.errors import CorruptCollection, DiskFull, InvalidInput
 from index.filters import parse_filter
 from index.footprint import footprint, foretell
-from index.graph import GraphIndex, from_nibbles, to_nibbles
+from index.graph import GraphIndex, from_nibbles
 from index.graph_file import load_links
+from index.kernels import to_nibbles
 from index.linking import Linker
 from index.maintenance import optimize, step
 from index.merging import merge

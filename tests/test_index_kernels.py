@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from index.code_index import to_blocks
 from index.codes import pack, pack_bits, prefix_values, values
-from index.graph import to_nibbles
 from index.kernels import (
     address,
     best,
@@ -25,6 +24,7 @@ from index.kernels import (
     nibble_products,
     plane_products,
     scan,
+    to_nibbles,
     vector_scores,
 )
 from index.kernels import compile as compiling

@@ -5,7 +5,7 @@ here, and looks into inverted lists at half of the speed (docs/log.md). All arra
 or int64 where it must be is converted. Any number of threads may call; Python runs on meanwhile.
 """
 
-from index.kernels.codes import BLOCK, nearest, nibble_products, plane_products, scan, walk
+from index.kernels.codes import BLOCK, nearest, nibble_products, plane_products, scan, to_nibbles, walk
 from index.kernels.library import address, require
 from index.kernels.ranking import FILE_FIELDS, best, estimates, highest, vector_scores
 
@@ -21,6 +21,7 @@ __all__ = [
     "plane_products",
     "require",
     "scan",
+    "to_nibbles",
     "vector_scores",
     "walk",
 ]

@@ -55,6 +55,15 @@ def nibble_products(codes: Bytes, positions: Positions, query: Float32s) -> Floa
     return _products(codes, NIBBLES, 2 * width, positions, query)
 
 
+def to_nibbles(planes: Bytes) -> Bytes:
+    """Return `(n, 4 w)` bytes of two levels each, the lower one first, of `(n, 4, w)` planes."""
+    n, _, code_bytes = planes.shape
+    planes = np.ascontiguousarray(planes)
+    nibbles = np.empty((n, 4 * code_bytes), dtype=np.uint8)
+    library.kernels().nibbles(address(planes), n, code_bytes, address(nibbles))
+    return nibbles
+
+
 def plane_products(codes: Bytes, planes: int, positions: Positions, query: Float32s) -> Float32s:
     """Return (k,) float32 products of an (8 w,) query with the values of the first planes of some rows.
 

@@ -17,6 +17,7 @@ _I, _P, _F = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _INT = ctypes.c_int
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "products": (_INT, [_P, _I, _I, _I, _I, _P, _I, _P, _P]),
+    "nibbles": (None, [_P, _I, _I, _P]),
     "scan": (_INT, [_P, _P, _I, _P, _P, _P, _P, _P, _I, _I, _P, _P, _P, _P]),
     "nearest": (_INT, [_P, _I, _I, _P, _P, _I, _P]),
     "walk": (_I, [_P, _I, _I, _P, _P, _I, _I, _I, _P, _I, _P, _P]),

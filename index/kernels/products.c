@@ -1,4 +1,4 @@
-/* Products of one query with codes, row by row. */
+/* Products of one query with codes, row by row; and codes laid out for them. */
 #include "kernels.h"
 
 #define AHEAD 6 /* rows asked for before they are scored */
@@ -76,4 +76,23 @@ API int bitfold_products(const uint8_t *codes, int64_t rows, int64_t stride, int
     }
     free(made.coarse);
     return status;
+}
+
+/* Lay (n, 4, bytes) planes out as (n, 4 * bytes) nibbles: of two levels in a byte the lower one first. */
+API void bitfold_nibbles(const uint8_t *planes, int64_t n, int64_t bytes, uint8_t *nibbles) {
+    uint32_t spread[256]; /* the bits of a byte, each in a nibble of its own */
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        spread[byte] = 0;
+        for (int bit = 0; bit < 8; bit++) spread[byte] |= (byte >> bit & 1) << 4 * bit;
+    }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < bytes; j++) {
+            const uint8_t *first = planes + 4 * bytes * i + j;
+            uint32_t levels = spread[first[0]] << 3 | spread[first[bytes]] << 2 | spread[first[2 * bytes]] << 1 |
+                              spread[first[3 * bytes]];
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+            levels = __builtin_bswap32(levels);
+#endif
+            memcpy(nibbles + 4 * (bytes * i + j), &levels, 4);
+        }
 }
