@@ -23,7 +23,6 @@ WIDE = 4000  # candidates that are refined
 READ = 4000  # of these, vectors that are read: true neighbours are the best of them
 SOME = slice(5, DEEP, 10)  # of the nearest rows, that are looked for beside the ten nearest
 NEVER = np.iinfo(np.int32).max
-WIDEST_WALK = 1000
 A_PIECE = 8  # queries
 PARAMS = SearchParams(exact=False)
 EVERYTHING = Widths(WIDE, READ, probes=ALL_LISTS, share=1.0)
@@ -118,7 +117,7 @@ def _scanned(found: Sequence[Found], rows: Rows) -> NDArray[np.int32]:
 def _walked(found: Found, graph: GraphIndex, rows: Rows) -> NDArray[np.int32]:
     ranks = np.full(len(rows), NEVER, dtype=np.int32)
     missing = np.flatnonzero(found.segment.holds(rows))
-    for width in RANKS[RANKS <= WIDEST_WALK].tolist():
+    for width in RANKS.tolist():
         if not len(missing):
             break
         positions, _, _ = walk(found.segment, graph, found.query.coded, DEPTH, width, None)
