@@ -26,12 +26,14 @@ class Places:
     count : how many.
     bitmap : over positions, least significant bit first.
     lists : (lists,) how many are in each inverted list, empty without lists.
+    ends : (lists,) how many are in each list and those before it.
     few : (count,) the positions themselves where they are few, list after list, else None.
     """
 
     count: int
     bitmap: NDArray[np.uint8]
     lists: NDArray[np.int64]
+    ends: NDArray[np.int64]
     few: Positions | None
 
     @property
@@ -42,7 +44,7 @@ class Places:
     def few_in(self, lists: NDArray[np.int64]) -> Positions:
         """Return those positions of `few` that are in some lists."""
         assert self.few is not None
-        counts, ends = self.lists[lists], self.lists.cumsum()[lists]
+        counts, ends = self.lists[lists], self.ends[lists]
         # The last place of each list, and how many are behind the last one of all lists so far.
         at = np.arange(1, counts.sum() + 1) + (ends - counts.cumsum() - 1).repeat(counts)
         few: Positions = self.few.take(at)
@@ -104,6 +106,6 @@ class Allowed:
                 few = positions
                 if isinstance(segment.index, CodeIndex):
                     few = positions[np.argsort(segment.index.lists_of(positions), kind="stable")]
-            found = Places(len(positions), pack_bits(flags), lists, few)
+            found = Places(len(positions), pack_bits(flags), lists, lists.cumsum(), few)
             self._places[segment.index] = found
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Tail:
         return replace(self, alive=alive)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class View:
     """Segments cover all rows before the tail; maps cover at least the rows of the segments.
 
@@ -84,17 +85,22 @@ class View:
     tail: Tail
     binarizers: Mapping[int, Binarizer]
     named: Mapping[int, str] = field(default_factory=dict)
-    points: int = field(init=False)  # how many rows count
-    _ends: Rows = field(init=False, repr=False)  # the row behind those that each map has, the tail's left out
-    _vectors: VectorTable = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Note how much there is, and where."""
-        ends = np.array([min(mapped.end_row, self.tail.first_row) for mapped in self.maps], dtype=np.int64)
-        points = sum(segment.count for segment in self.segments) + int(np.count_nonzero(self.tail.alive))
-        object.__setattr__(self, "_ends", ends)
-        object.__setattr__(self, "points", points)
-        object.__setattr__(self, "_vectors", VectorTable(self.maps, self.tail.first_row, self.tail.vectors))
+    # Worked out for readers alone: a commit makes several views, of which one is shown.
+
+    @cached_property
+    def points(self) -> int:
+        """How many rows count."""
+        return sum(segment.count for segment in self.segments) + int(np.count_nonzero(self.tail.alive))
+
+    @cached_property
+    def _ends(self) -> Rows:
+        """The row behind those that each map has, the tail's left out."""
+        return np.array([min(mapped.end_row, self.tail.first_row) for mapped in self.maps], dtype=np.int64)
+
+    @cached_property
+    def _vectors(self) -> VectorTable:
+        return VectorTable(self.maps, self.tail.first_row, self.tail.vectors)
 
     def without(self, rows: Rows) -> View:
         """Return the view with these rows deleted."""

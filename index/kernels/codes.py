@@ -175,7 +175,7 @@ def scan(
         address(products),
         address(counts),
     )
-    check(status, "")
+    check(status)
     return [
         (mine[:found], sums[:found]) for mine, sums, found in zip(positions, products, counts.tolist(), strict=True)
     ]
@@ -192,5 +192,5 @@ def nearest(rows: NDArray[np.int8], steps: Float32s, query: Float32s, count: int
     status = library.kernels().nearest(
         address(rows), *rows.shape, address(steps), address(query), len(found), address(found)
     )
-    check(status, "")
+    check(status)
     return found

@@ -17,7 +17,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-fvisibility=hidden"]
-# A library for any machine, and one for those that have more: which is loaded, the machine decides (`__init__.py`).
+# A library for any machine, and one for those that have more: which is loaded, the machine decides (`library.py`).
 X86: dict[str, list[str]] = {"any": [], "avx2": ["-mavx2", "-mfma", "-mf16c"]}
 OTHERS: dict[str, list[str]] = {"any": []}
 ZIG = "ziglang"

@@ -69,7 +69,7 @@ def address(array: NDArray[np.generic]) -> int:
     return int(faiss.swig_ptr(array))
 
 
-def check(status: int, wrong: str) -> None:
+def check(status: int, wrong: str = "") -> None:
     """Raise MemoryError or, saying what is wrong, IndexError where a kernel could not do its work."""
     if status == NO_MEMORY:
         raise MemoryError("no memory for a query")

@@ -58,7 +58,7 @@ def highest(rows: Rows, scores: Float32s, count: int) -> Rows:
     """Return the rows of the highest scores, ascending; of equal scores the lower rows."""
     rows, scores = np.ascontiguousarray(rows), np.ascontiguousarray(scores, dtype=np.float32)
     chosen = np.empty(min(count, len(rows)), dtype=np.int64)
-    check(library.kernels().choose(address(rows), address(scores), len(rows), len(chosen), address(chosen)), "")
+    check(library.kernels().choose(address(rows), address(scores), len(rows), len(chosen), address(chosen)))
     return chosen
 
 
@@ -70,7 +70,7 @@ def best(rows: Rows, scores: Float32s, k: int) -> tuple[Rows, Float32s]:
     status = library.kernels().best(
         address(rows), address(scores), len(rows), count, address(best_rows), address(best_scores)
     )
-    check(status, "")
+    check(status)
     return best_rows, best_scores
 
 
