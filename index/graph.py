@@ -1,7 +1,8 @@
 """A graph over codes of four planes: HNSW (Malkov and Yashunin, arXiv 1603.09320) on the grid of the codes.
 
 A node is a position, its storage the code itself, two levels a byte: nothing is kept twice, and what a walk has summed
-needs no refining. Links come of `index/linking.py`.
+needs no refining. Links come of `index/linking.py`. Codes are compared by direction: their lengths differ by a few
+hundredths, which says nothing of what they stand for.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from index.code_index import Positions
 from index.codes import Planes, pack
 from index.points import GRAPH_BITS, Float32s
 
-LINKS = 12  # a node has on each level, twice as many on the lowest: 16 are no better for their memory (docs/log.md)
+LINKS = 16  # that a node is given on each level: 12 lose more of crowded sets than they save (docs/log.md)
+DEGREE = 2 * LINKS  # that it may have: the others come of nodes that link to it
 GREATEST = 15
 LEVELS_BYTES = 4  # of the levels of 8 dimensions, for each byte of a plane
 
-# Bytes of a node: its links, for most nodes on one level, and where they begin.
-LINK_BYTES = 4 * (2 * LINKS + LINKS / (LINKS - 1))
-NODE_BYTES = LINK_BYTES + 4
+# Bytes of a node: its links, for most nodes on one level; where they begin, and its scale.
+LINK_BYTES = 4 * DEGREE * LINKS / (LINKS - 1)
+NODE_BYTES = LINK_BYTES + 4 + 2
 
 Nibbles = NDArray[np.uint8]  # (n, m / 2): two levels a byte, the lower one first
 
@@ -34,25 +36,21 @@ class Links:
 
     Attributes
     ----------
-    levels : (n,) int32, on how many levels each node is.
-    neighbours : int32, node by node and level by level, 2 `LINKS` on the lowest and `LINKS` on each higher level, -1
-        where there are no more.
-    entry, highest : where walks begin: a node and its level; -1 without nodes.
+    levels : (n,) int32, on how many levels each node is; walks begin at node 0, which is on all.
+    neighbours : int32, node by node and level by level, `DEGREE` each, -1 where there are no more.
     """
 
     levels: NDArray[np.int32]
     neighbours: NDArray[np.int32]
-    entry: int
-    highest: int
 
     def starts(self) -> NDArray[np.uint32]:
-        """Return where the neighbours of each node begin, (n + 1,), in units of `LINKS`.
+        """Return where the neighbours of each node begin, (n + 1,), in units of `DEGREE`.
 
-        Raises ValueError where there are more or fewer neighbours than that.
+        Raises ValueError where there are more or fewer neighbours than that, or node 0 is not on all levels.
         """
         starts = np.zeros(len(self.levels) + 1, dtype=np.uint32)
-        np.cumsum(self.levels + np.int32(1), out=starts[1:])  # a node on one level has two times `LINKS`
-        if len(self.neighbours) != LINKS * int(starts[-1]):
+        np.cumsum(self.levels, out=starts[1:])
+        if len(self.neighbours) != DEGREE * int(starts[-1]) or (self.levels > self.levels[:1]).any():
             raise ValueError(f"{len(self.neighbours)} neighbours do not fit {len(self.levels)} nodes")
         return starts
 
@@ -71,8 +69,7 @@ class GraphIndex:
     def __init__(self, codes: Nibbles, links: Links) -> None:
         """Keep `(n, m / 2)` nibbles and the links among them. Raises ValueError where these are not of n nodes."""
         self.codes = codes
-        self._starts, self._neighbours = links.starts(), links.neighbours
-        self._entry, self._highest = links.entry, links.highest
+        self._nodes = kernels.Nodes(codes, kernels.scales_of(codes), links.neighbours, links.starts(), DEGREE)
 
     @classmethod
     def of(cls, pieces: Iterable[Planes], code_bytes: int, links: Links) -> GraphIndex:
@@ -111,7 +108,9 @@ class GraphIndex:
 
     def bytes_by_part(self) -> dict[str, int]:
         """Return the bytes in memory of `codes` and of `links`."""
-        return {"codes": self.codes.nbytes, "links": self._starts.nbytes + self._neighbours.nbytes}
+        nodes = self._nodes
+        links = nodes.neighbours.nbytes + nodes.starts.nbytes + nodes.scales.nbytes
+        return {"codes": self.codes.nbytes, "links": links}
 
     def planes_at(self, positions: Positions) -> Planes:
         """Return `(k, 4, m / 8)`: all planes of positions."""
@@ -122,7 +121,7 @@ class GraphIndex:
         return kernels.nibble_products(self.codes, positions, query)
 
     def walk(self, query: Float32s, width: int) -> tuple[Positions, Float32s]:
-        """Return the codes nearest to a query that a walk through the graph meets.
+        """Return the codes nearest in direction to a query that a walk through the graph meets.
 
         Parameters
         ----------
@@ -131,6 +130,6 @@ class GraphIndex:
 
         Returns
         -------
-        positions : at most `width`, int64, and scores : `<query, value>`, float32, best first.
+        positions : at most `width`, int64, best first, and their `<query, value>`, float32.
         """
-        return kernels.walk(self.codes, self._neighbours, self._starts, LINKS, self._entry, self._highest, query, width)
+        return kernels.walk(self._nodes, query, width)

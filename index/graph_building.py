@@ -19,7 +19,7 @@ from index.view import View
 
 log = logging.getLogger(__name__)
 
-A_PIECE = 1000  # codes added at a time: a second or so
+A_PIECE = 2000  # codes added at a time: a second or so
 SAVE_SECONDS = 120.0
 
 
@@ -31,7 +31,7 @@ class GraphBuilding:
         self.segment = segment
         self._path = graph_path(folder, segment)
         self._saved_at = time.monotonic()
-        self._linker = Linker(segment.index.code_bytes)
+        self._linker = Linker(len(segment), segment.index.code_bytes)
         with suppress(DamagedBlobs, ValueError):
             links = load_links(self._path, segment)
             done = np.arange(len(links.levels))

@@ -2,7 +2,7 @@
 
 A file of blobs (`index/blobs.py`): `levels` (n int32) and `neighbours` (int32), see `Links`. What they link are the
 first codes in the codes file of the same rows; the file is about those rows and the binarizer of the codes, see
-`_identity`, and tells where walks begin.
+`_identity`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from index.graph import Links
 from index.segment import Segment
 from index.segment_data import SegmentData, identity
 
-MAGIC = b"BFGRAPH1"
+MAGIC = b"BFGRAPH2"
 
 
 def graph_path(folder: Path, segment: Segment | SegmentData) -> Path:
@@ -26,9 +26,8 @@ def graph_path(folder: Path, segment: Segment | SegmentData) -> Path:
 
 def save_links(path: Path, segment: Segment, links: Links) -> None:
     """Write the links among codes, the first ones of a segment. Raises DiskFull."""
-    about = _identity(segment) | {"entry": links.entry, "highest": links.highest}
     blobs = {"levels": links.levels.astype("<i4", copy=False), "neighbours": links.neighbours.astype("<i4", copy=False)}
-    save_blobs(path, MAGIC, about, blobs, synced=False)
+    save_blobs(path, MAGIC, _identity(segment), blobs, synced=False)
 
 
 def load_links(path: Path, segment: Segment | SegmentData) -> Links:
@@ -39,7 +38,7 @@ def load_links(path: Path, segment: Segment | SegmentData) -> Links:
     levels, neighbours = (np.frombuffer(blobs[name], "<i4") for name in ("levels", "neighbours"))
     if len(levels) > len(segment) or neighbours.max(initial=-1) >= len(levels):
         raise DamagedBlobs(f"{path}: {len(levels)} nodes, {len(segment)} codes")
-    return Links(levels, neighbours, about["entry"], about["highest"])
+    return Links(levels, neighbours)
 
 
 def _identity(segment: Segment | SegmentData) -> dict[str, int]:

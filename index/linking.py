@@ -1,89 +1,86 @@
-"""Finds the links of a graph over codes: FAISS's HNSW on its uniform 4-bit scalar quantizer.
-
-The quantizer's grid is that of the codes, so FAISS's storage is the codes themselves. Neighbours are found by
-inner products of codes: vectors are not needed. By distances they would be a little better where all norms are alike,
-and useless where they differ (docs/log.md).
-"""
+"""Finds the links of a graph over codes, from the codes alone: vectors are not needed."""
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Iterable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
-import faiss
 import numpy as np
+from numpy.typing import NDArray
 
-from index.codes import Planes, unpack, values
-from index.graph import LEVELS_BYTES, LINKS, GraphIndex, Links, Nibbles
-from index.kernels import to_nibbles
-from index.points import GRAPH_BITS
+from index import kernels
+from index.codes import Planes
+from index.graph import DEGREE, LEVELS_BYTES, LINKS, GraphIndex, Links
+from index.parallel import threads
 
-WIDTH = 160  # of the walks by which neighbours are found: with half of it a set of crowds is linked badly (docs/log.md)
-# A level c stands for (2 c - 15) / 8, which is `least + (c + 0.5) / 15 * range`.
-GRID = np.array([-2.0, 3.75], dtype=np.float32)
+WIDTH = 200  # of the walks by which neighbours are found (docs/log.md)
+ALONE = 1000  # nodes that are linked one after the other: with fewer, threads would miss each other's
+SEED = 0
 
 
 class Linker:
-    """Codes that get links, one after the other. Not thread-safe."""
+    """Codes that get links. Not thread-safe; the work itself is done on several threads."""
 
-    def __init__(self, code_bytes: int) -> None:
-        """Begin with codes of m = 8 `code_bytes` dimensions."""
-        self._row_bytes = LEVELS_BYTES * code_bytes
-        # FAISS's stubs know neither its constructor nor what is in it.
-        make: Any = faiss.IndexHNSWSQ
-        self._index: Any = make(
-            8 * code_bytes, faiss.ScalarQuantizer.QT_4bit_uniform, LINKS, faiss.METRIC_INNER_PRODUCT
-        )
-        self._index.hnsw.efConstruction = WIDTH
-        storage: Any = faiss.downcast_index(self._index.storage)
-        self._storage = storage
-        faiss.copy_array_to_vector(GRID, self._storage.sq.trained)
-        self._storage.is_trained = self._index.is_trained = True
+    def __init__(self, n: int, code_bytes: int) -> None:
+        """Begin with none of n codes of m = 8 `code_bytes` dimensions; all the memory that it takes is taken here."""
+        self._levels = _levels(n)
+        self._neighbours = np.full(DEGREE * int(self._levels.sum()), -1, dtype=np.int32)
+        self._starts = Links(self._levels, self._neighbours).starts()
+        self._codes = np.empty((n, LEVELS_BYTES * code_bytes), dtype=np.uint8)
+        self._scales = np.empty(n, dtype=np.uint16)
+        self._locks = np.zeros(n, dtype=np.uint8)
+        self._count = 0
 
     def go_on_from(self, pieces: Iterable[Planes], links: Links) -> None:
-        """Take over codes, piece by piece, that have links already. Raises ValueError where these do not fit."""
-        hnsw = self._index.hnsw
-        offsets = links.starts() * np.uint64(LINKS)
-        for array, vector in (
-            (links.levels, hnsw.levels),
-            (offsets, hnsw.offsets),
-            (links.neighbours, hnsw.neighbors),
-        ):
-            faiss.copy_array_to_vector(array, vector)
-        hnsw.entry_point, hnsw.max_level = links.entry, links.highest
-        self._storage.codes.resize(len(links.levels) * self._row_bytes)
-        self._storage.ntotal = self._index.ntotal = len(links.levels)
-        at = 0
+        """Take over codes, piece by piece, that have links already: the first ones.
+
+        Raises ValueError where these are not of so many codes.
+        """
+        if not np.array_equal(links.levels, self._levels[: len(links.levels)]):
+            raise ValueError(f"links of {len(links.levels)} nodes on other levels do not fit {len(self._levels)} codes")
+        self._neighbours[: len(links.neighbours)] = links.neighbours
         for piece in pieces:
-            self._codes[at : at + len(piece)] = to_nibbles(piece)
-            at += len(piece)
+            self._take(piece)
 
     def add(self, planes: Planes) -> None:
-        """Link `(n, 4, m / 8)` codes with those that are there, on as many threads as FAISS uses."""
-        self._index.add(values(unpack(planes), GRAPH_BITS))
+        """Link the next `(k, 4, m / 8)` codes with those that are there."""
+        start = self._count
+        self._take(planes)
+        nodes = kernels.Nodes(self._codes, self._scales, self._neighbours, self._starts, DEGREE)
+        alone = min(max(ALONE, start), self._count)
+        kernels.link(nodes, self._locks, start, alone, WIDTH)
+        bounds = np.linspace(alone, self._count, threads() + 1, dtype=np.int64).tolist()
+
+        def link(first: int, last: int) -> None:
+            kernels.link(nodes, self._locks, first, last, WIDTH)
+
+        with ThreadPoolExecutor(threads()) as pool:
+            list(pool.map(link, bounds[:-1], bounds[1:]))
+
+    def _take(self, planes: Planes) -> None:
+        end = self._count + len(planes)
+        self._codes[self._count : end] = kernels.to_nibbles(planes)
+        self._scales[self._count : end] = kernels.scales_of(self._codes[self._count : end])
+        self._count = end
 
     def __len__(self) -> int:
-        """Return the number of codes."""
-        return int(self._index.ntotal)
-
-    @property
-    def _codes(self) -> Nibbles:
-        """The codes as they lie in FAISS's memory, which moves when codes are added."""
-        shape = (len(self), self._row_bytes)
-        if not len(self):
-            return np.empty(shape, dtype=np.uint8)
-        # `rev_swig_ptr` would copy all of it.
-        memory = (ctypes.c_uint8 * math.prod(shape)).from_address(int(self._storage.codes.data()))
-        return np.frombuffer(memoryview(memory), dtype=np.uint8).reshape(shape)
+        """Return the number of codes that are linked."""
+        return self._count
 
     def links(self) -> Links:
-        """Copy the links."""
-        hnsw = self._index.hnsw
-        arrays = [faiss.vector_to_array(vector) for vector in (hnsw.levels, hnsw.neighbors)]
-        return Links(arrays[0], arrays[1], int(hnsw.entry_point), int(hnsw.max_level))
+        """Return the links among the codes that are there; those of all share memory with this."""
+        levels = self._levels[: len(self)]
+        return Links(levels, self._neighbours[: DEGREE * int(levels.sum())])
 
     def graph(self) -> GraphIndex:
-        """Copy what is there into a graph, in no more memory than it needs."""
-        return GraphIndex(self._codes.copy(), self.links())
+        """Return the graph of all codes. It shares memory with this."""
+        return GraphIndex(self._codes, self.links())
+
+
+def _levels(n: int) -> NDArray[np.int32]:
+    """Draw on how many levels nodes are: one in `LINKS` of those on a level is on the next; the first is on all."""
+    levels = np.random.default_rng(SEED).geometric(1 - 1 / LINKS, n).astype(np.int32)
+    if n:
+        highest = levels.argmax()
+        levels[0], levels[highest] = levels[highest], levels[0]
+    return levels

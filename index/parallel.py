@@ -17,8 +17,13 @@ R = TypeVar("R")
 
 
 def set_threads(count: int) -> None:
-    """Set how many threads FAISS uses, which finds lists and links, for calls from the current thread."""
+    """Set how many threads FAISS, and what finds links beside it, use for calls from the current thread."""
     faiss.omp_set_num_threads(count)
+
+
+def threads() -> int:
+    """Return how many threads FAISS, and what finds links beside it, use for calls from the current thread."""
+    return int(faiss.omp_get_max_threads())
 
 
 class Workers:

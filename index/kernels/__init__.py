@@ -1,25 +1,30 @@
-"""The inner loops of a search, in C: scans and products of codes, walks, and what is done with what they find.
+"""The inner loops of a search, in C: scans and products of codes, walks and their graphs, what is done with the found.
 
 What FAISS has for these takes floats apart for every product of codes of four bits, 300 ns on a walk, a third of that
-here, and looks into inverted lists at half of the speed (docs/log.md). All arrays are C-contiguous; what is not float32
-or int64 where it must be is converted. Any number of threads may call; Python runs on meanwhile.
+here, links graphs at a quarter of the speed and looks into inverted lists at half of it (docs/log.md). All arrays are
+C-contiguous; what is not float32 or int64 where it must be is converted. Any number of threads may call; Python runs on
+meanwhile.
 """
 
-from index.kernels.codes import BLOCK, nearest, nibble_products, plane_products, scan, to_nibbles, walk
+from index.kernels.codes import BLOCK, nearest, nibble_products, plane_products, scan, to_nibbles
+from index.kernels.graphs import Nodes, link, scales_of, walk
 from index.kernels.library import address, require
 from index.kernels.ranking import FILE_FIELDS, best, estimates, highest, vector_scores
 
 __all__ = [
     "BLOCK",
     "FILE_FIELDS",
+    "Nodes",
     "address",
     "best",
     "estimates",
     "highest",
+    "link",
     "nearest",
     "nibble_products",
     "plane_products",
     "require",
+    "scales_of",
     "scan",
     "to_nibbles",
     "vector_scores",

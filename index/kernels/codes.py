@@ -1,4 +1,4 @@
-"""Scans of codes, products of one query with some of them, and walks through a graph of codes."""
+"""Scans of codes, and products of one query with some of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def _refuse_gaps(codes: Bytes, joined: bool) -> None:
         raise ValueError(f"codes of shape {codes.shape} lie {codes.strides} bytes apart: a row must be in one piece")
 
 
-def _outside(rows: int) -> str:
+def outside(rows: int) -> str:
+    """Say what is wrong with a position that none of so many rows has."""
     return f"a position is not within 0 to {rows - 1}"
 
 
@@ -39,7 +40,7 @@ def _products(codes: Bytes, planes: int, length: int, positions: Positions, quer
     status = library.kernels().products(
         codes.ctypes.data, *shape, address(positions), count, address(query), address(products)
     )
-    check(status, _outside(rows))
+    check(status, outside(rows))
     return products
 
 
@@ -77,52 +78,6 @@ def plane_products(codes: Bytes, planes: int, positions: Positions, query: Float
     width = codes.shape[2]
     _refuse_gaps(codes, codes.strides[2] == 1 and (planes == 1 or codes.strides[1] == width))
     return _products(codes, planes, 8 * width, positions, query)
-
-
-def walk(
-    codes: Bytes,
-    neighbours: NDArray[np.int32],
-    starts: NDArray[np.uint32],
-    links: int,
-    entry: int,
-    highest: int,
-    query: Float32s,
-    width: int,
-) -> tuple[Positions, Float32s]:
-    """Walk through an HNSW graph over (n, w) rows of nibbles; n is at least 1.
-
-    Parameters
-    ----------
-    neighbours : node by node and level by level, 2 `links` on the lowest and `links` on each higher one, -1 behind the
-        last.
-    starts : (n + 1,) where the neighbours of each node begin, in units of `links`.
-    entry, highest : where the walk begins: a node and its highest level.
-    query : (2 w,) float32.
-    width : how many nodes the walk keeps while it looks for better ones, at least 1.
-
-    Returns
-    -------
-    The positions, int64, of the at most `width` nearest nodes it met, best first, and their products, float32.
-    """
-    rows, code_bytes = codes.shape
-    query = np.ascontiguousarray(query, dtype=np.float32)
-    positions, products = np.empty(width, dtype=np.int64), np.empty(width, dtype=np.float32)
-    kept = library.kernels().walk(
-        address(codes),
-        rows,
-        code_bytes,
-        address(neighbours),
-        address(starts),
-        links,
-        entry,
-        highest,
-        address(query),
-        width,
-        address(positions),
-        address(products),
-    )
-    check(kept, _outside(rows))
-    return positions[:kept], products[:kept]
 
 
 def scan(

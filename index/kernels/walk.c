@@ -1,5 +1,7 @@
 /* The walk through a graph of codes. */
-#include "kernels.h"
+#include "graph.h"
+
+#define UPPER 4 /* on the levels above the lowest, a walk keeps one node for so many */
 
 /* A heap: `sign` 1 has the best on top, -1 the worst. */
 static void rise(Scored *heap, int64_t at, int sign) {
@@ -22,11 +24,6 @@ static void sink(Scored *heap, int64_t size, int sign) {
     heap[at] = met;
 }
 
-/* The nodes that a walk has met: an open hash table of node + 1. */
-typedef struct {
-    uint32_t *slots, mask, count;
-} Seen;
-
 static int was_seen(Seen *seen, uint32_t node) {
     uint32_t at = node * 2654435769u >> 8 & seen->mask;
     for (; seen->slots[at]; at = (at + 1) & seen->mask)
@@ -46,61 +43,55 @@ static int grow_seen(Seen *seen) {
     return 0;
 }
 
-/* Walk through an HNSW graph (Malkov and Yashunin, arXiv 1603.09320) over rows of nibbles.
- *
- * neighbours: node by node and level by level, 2 * links of the lowest and `links` of each higher level, -1 behind the
- * last; starts: where those of a node begin, in units of `links`. Returns how many of the `width` nearest nodes it met
- * are in `positions`, best first, with their products in `products`; or an error. */
-API int64_t bitfold_walk(const uint8_t *codes, int64_t rows, int64_t bytes, const int32_t *neighbours,
-                         const uint32_t *starts, int64_t links, int64_t entry, int64_t highest, const float *query,
-                         int64_t width, int64_t *positions, float *products) {
-    Query made;
-    if (bitfold_quantize(&made, query, 2 * bytes, 1)) return NO_MEMORY;
-    int64_t room = 4 * width + 64, waiting = 0, kept = 0, status = NO_MEMORY;
-    Scored *best = malloc(sizeof(Scored) * (width + 1)), *next = malloc(sizeof(Scored) * room);
-    int32_t *fresh = malloc(sizeof(int32_t) * 2 * links);
+int bitfold_begin_walk(Walk *walk, int64_t width, int64_t degree) {
     uint32_t slots = 1024;
     while (slots < 32 * (uint64_t)width && slots < 1u << 30) slots *= 2;
-    Seen seen = {calloc(slots, sizeof(uint32_t)), slots - 1, 0};
-    if (!best || !next || !fresh || !seen.slots) goto end;
+    walk->kept = 0, walk->room = 4 * width + 64;
+    walk->best = malloc(sizeof(Scored) * (width + 1)), walk->next = malloc(sizeof(Scored) * walk->room);
+    walk->fresh = malloc(sizeof(int32_t) * degree);
+    walk->seen = (Seen){calloc(slots, sizeof(uint32_t)), slots - 1, 0};
+    return walk->best && walk->next && walk->fresh && walk->seen.slots ? 0 : NO_MEMORY;
+}
 
-    Scored here = {nibble_product(codes + entry * bytes, made.coarse, bytes), (uint32_t)entry};
-    for (int64_t level = highest; level > 0; level--)
-        for (int moved = 1; moved;) {
-            const int32_t *around = neighbours + ((int64_t)starts[here.at] + level + 1) * links;
-            moved = 0;
-            for (int64_t k = 0; k < links && (uint64_t)around[k] < (uint64_t)rows; k++)
-                fetch(codes + (int64_t)around[k] * bytes, bytes);
-            for (int64_t k = 0; k < links && (uint64_t)around[k] < (uint64_t)rows; k++) {
-                int32_t score = nibble_product(codes + (int64_t)around[k] * bytes, made.coarse, bytes);
-                if (score > here.score) here = (Scored){score, (uint32_t)around[k]}, moved = 1;
-            }
-        }
+void bitfold_end_walk(Walk *walk) { free(walk->best), free(walk->next), free(walk->fresh), free(walk->seen.slots); }
 
-    was_seen(&seen, here.at);
-    best[kept++] = next[waiting++] = here;
+/* Go on from the nodes that are kept, which become the `width` nearest ones that are met on a level. */
+int bitfold_walk_level(const Graph *graph, Target target, int64_t level, int64_t width, Walk *walk) {
+    Scored *best = walk->best, *next = walk->next;
+    Seen *seen = &walk->seen;
+    int64_t waiting = 0, kept = walk->kept, degree = graph->degree;
+    if (seen->count) memset(seen->slots, 0, sizeof(uint32_t) * ((size_t)seen->mask + 1));
+    seen->count = 0;
+    for (; kept > width; sink(best, kept, -1)) best[0] = best[--kept];
+    for (int64_t k = 0; k < kept; k++) {
+        was_seen(seen, best[k].at);
+        next[waiting] = best[k];
+        rise(next, waiting++, 1);
+    }
     while (waiting && (kept < width || next[0].score >= best[0].score)) {
-        const int32_t *around = neighbours + (int64_t)starts[next[0].at] * links;
+        const int32_t *met_by = around(graph, next[0].at, level);
         next[0] = next[--waiting];
         if (waiting) sink(next, waiting, 1);
-        if (2 * (seen.count + 2 * (uint64_t)links) > seen.mask && grow_seen(&seen)) goto end;
+        if (2 * (seen->count + (uint64_t)degree) > seen->mask && grow_seen(seen)) return NO_MEMORY;
         int64_t found = 0;
-        for (int64_t k = 0; k < 2 * links && (uint64_t)around[k] < (uint64_t)rows; k++)
-            if (!was_seen(&seen, (uint32_t)around[k])) {
-                fresh[found++] = around[k];
-                fetch(codes + (int64_t)around[k] * bytes, bytes);
-            }
+        for (int64_t k = 0; k < degree; k++) {
+            int32_t node = __atomic_load_n(met_by + k, __ATOMIC_RELAXED); /* others may be linking */
+            if ((uint64_t)node >= (uint64_t)graph->rows) break;
+            if (was_seen(seen, (uint32_t)node)) continue;
+            walk->fresh[found++] = node;
+            fetch_node(graph, node);
+        }
         /* What comes next is most likely the best that waits. */
-        if (waiting) fetch(neighbours + (int64_t)starts[next[0].at] * links, 2 * links * (int64_t)sizeof(int32_t));
+        if (waiting) fetch(around(graph, next[0].at, level), degree * (int64_t)sizeof(int32_t));
         for (int64_t k = 0; k < found; k++) {
-            Scored met = {nibble_product(codes + (int64_t)fresh[k] * bytes, made.coarse, bytes), (uint32_t)fresh[k]};
+            Scored met = {nearness(graph, target, walk->fresh[k]), (uint32_t)walk->fresh[k]};
             if (kept == width && met.score <= best[0].score) continue;
-            if (waiting == room) {
-                Scored *wider = realloc(next, sizeof(Scored) * 2 * room);
-                if (!wider) goto end;
-                next = wider, room *= 2;
+            if (waiting == walk->room) {
+                Scored *wider = realloc(next, sizeof(Scored) * 2 * walk->room);
+                if (!wider) return NO_MEMORY;
+                walk->next = next = wider, walk->room *= 2;
             }
-            __builtin_prefetch(starts + met.at);
+            __builtin_prefetch(graph->starts + met.at);
             next[waiting] = met;
             rise(next, waiting++, 1);
             if (kept < width) {
@@ -112,23 +103,48 @@ API int64_t bitfold_walk(const uint8_t *codes, int64_t rows, int64_t bytes, cons
             }
         }
     }
-    status = kept;
-    while (kept) {
-        Scored worst = best[0];
-        best[0] = best[--kept];
-        if (kept) sink(best, kept, -1);
-        const uint8_t *row = codes + (int64_t)worst.at * bytes;
-        positions[kept] = worst.at;
-        products[kept] = value_product(&made, 4, worst.score, nibble_product(row, made.fine, bytes));
-        /* The fine part may turn round what was next to each other. */
-        for (int64_t at = kept; at + 1 < status && products[at] < products[at + 1]; at++) {
-            float product = products[at];
-            int64_t position = positions[at];
-            products[at] = products[at + 1], positions[at] = positions[at + 1];
-            products[at + 1] = product, positions[at + 1] = position;
-        }
+    walk->kept = kept;
+    return 0;
+}
+
+/* Put what is kept in order, the best first. */
+void bitfold_sort_best(Walk *walk) {
+    for (int64_t left = walk->kept; left > 1;) {
+        Scored worst = walk->best[0];
+        walk->best[0] = walk->best[--left];
+        sink(walk->best, left, -1);
+        walk->best[left] = worst;
+    }
+}
+
+/* Walk through an HNSW graph (Malkov and Yashunin, arXiv 1603.09320) from node 0, which is on all levels.
+ *
+ * Returns how many of the `width` nodes nearest in direction that it met are in `positions`, best first, with their
+ * products with the query in `products`; or an error. */
+API int64_t bitfold_walk(const uint8_t *codes, const uint16_t *scales, int64_t rows, int64_t bytes, int32_t *neighbours,
+                         const uint32_t *starts, int64_t degree, const float *query, int64_t width, int64_t *positions,
+                         float *products) {
+    Graph graph = {codes, scales, rows, bytes, neighbours, starts, degree};
+    Query made;
+    if (bitfold_quantize(&made, query, 2 * bytes, 1)) return NO_MEMORY;
+    Target target = {made.coarse, 0};
+    for (int64_t j = 0; j < 2 * bytes; j++) target.sum += made.coarse[j];
+    Walk walk;
+    int64_t upper = 1 + width / UPPER, status = bitfold_begin_walk(&walk, width, degree);
+    if (status) goto end;
+    walk.best[walk.kept++] = (Scored){nearness(&graph, target, 0), 0};
+    for (int64_t level = highest_level(&graph, 0); level >= 0 && !status; level--)
+        status = bitfold_walk_level(&graph, target, level, level ? upper : width, &walk);
+    if (status) goto end;
+    bitfold_sort_best(&walk);
+    status = walk.kept;
+    for (int64_t k = 0; k < walk.kept; k++) {
+        const uint8_t *row = codes + (int64_t)walk.best[k].at * bytes;
+        positions[k] = walk.best[k].at;
+        products[k] = value_product(&made, 4, nibble_product(row, made.coarse, bytes), nibble_product(row, made.fine, bytes));
     }
 end:
-    free(made.coarse), free(best), free(next), free(fresh), free(seen.slots);
+    free(made.coarse);
+    bitfold_end_walk(&walk);
     return status;
 }
