@@ -20,6 +20,7 @@
 
 static inline void fetch(const void *row, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const char *)row + at);
+    __builtin_prefetch((const char *)row + bytes - 1); /* it may begin within a line */
 }
 
 /* What has a score: a node, a position, a list. */

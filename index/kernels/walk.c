@@ -1,8 +1,6 @@
 /* The walk through a graph of codes. */
 #include "graph.h"
 
-#define UPPER 4 /* on the levels above the lowest, a walk keeps one node for so many */
-
 /* A heap: `sign` 1 has the best on top, -1 the worst. */
 static void rise(Scored *heap, int64_t at, int sign) {
     Scored met = heap[at];
@@ -130,11 +128,11 @@ API int64_t bitfold_walk(const uint8_t *codes, const uint16_t *scales, int64_t r
     Target target = {made.coarse, 0};
     for (int64_t j = 0; j < 2 * bytes; j++) target.sum += made.coarse[j];
     Walk walk;
-    int64_t upper = 1 + width / UPPER, status = bitfold_begin_walk(&walk, width, degree);
+    int64_t status = bitfold_begin_walk(&walk, width, degree);
     if (status) goto end;
     walk.best[walk.kept++] = (Scored){nearness(&graph, target, 0), 0};
     for (int64_t level = highest_level(&graph, 0); level >= 0 && !status; level--)
-        status = bitfold_walk_level(&graph, target, level, level ? upper : width, &walk);
+        status = bitfold_walk_level(&graph, target, level, level ? 1 : width, &walk);
     if (status) goto end;
     bitfold_sort_best(&walk);
     status = walk.kept;
