@@ -35,18 +35,19 @@ def points_at(
 
 
 def hits_at(
-    view: View, reader: Reader, ranking: Ranking, with_payload: bool, with_text: bool, with_vector: bool
+    view: View, reader: Reader | None, ranking: Ranking, with_payload: bool, with_text: bool, with_vector: bool
 ) -> list[Hit]:
-    """Return the hits of a ranking, best first."""
+    """Return the hits of a ranking, best first. Of a view whose ids are in memory, bare ones take no reader."""
     rows = ranking.rows.tolist()
     points: Iterable[tuple[PointId, bytes | None]]
     ids = None if with_payload else _number_ids(view, ranking.rows)
     if ids is None:
+        assert reader is not None
         found = reader.points_of(rows, payload=with_payload)
         points = map(found.__getitem__, rows)
     else:
         points = zip(ids, repeat(None))
-    texts = reader.texts_of(rows) if with_text else {}
+    texts = reader.texts_of(rows) if reader is not None and with_text else {}
     vectors = _vectors_of(view, rows) if with_vector else {}
     return [
         Hit(point_id, score, payload, texts.get(row), vectors.get(row))
@@ -56,6 +57,9 @@ def hits_at(
 
 def _number_ids(view: View, rows: Rows) -> list[int] | None:
     """Return the ids of rows, if all of them are in memory."""
+    if len(view.segments) == 1 and not view.tail.count:
+        found = view.segments[0].number_ids(rows, view.seq)
+        return None if found is None else found.tolist()
     ids, left = np.empty(len(rows), dtype=np.uint64), len(rows)
     for segment in view.segments:
         mine = (rows >= segment.first_row) & (rows < segment.end_row)

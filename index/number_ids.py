@@ -54,11 +54,15 @@ class NumberIds:
         self._keys[start + at[held]] = keys[held]
         self._known = end
 
+    def known_as_of(self, seq: int) -> bool:
+        """Whether the ids of all that are points as of a commit are known; if so, they stay it."""
+        return self._known >= self._count and seq >= self._seq
+
     def of(self, positions: NDArray[np.int64], seq: int) -> NDArray[np.uint64] | None:
         """Return the ids at (k,) positions of what are points as of a commit; None where they are not known.
 
         What died before it was read has no id here, but may be a point to who reads an earlier commit.
         """
-        if self._known < self._count or seq < self._seq:
+        if not self.known_as_of(seq):
             return None
         return self._keys.take(positions).view(np.uint64) ^ HALF

@@ -334,7 +334,7 @@ def prepare_vectors(vectors: Float32s, config: CollectionConfig) -> Float32s:
             hint=f"send {config.dimension} numbers",
         )
     # float64: the square of a large float32 overflows, that of a small one vanishes. So norms are as finite as vectors.
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    norms = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
     if not math.isfinite(np.add.reduce(norms)):
         raise InvalidVector(f"vector {int(np.argmin(np.isfinite(norms)))} holds NaN or infinite values", param="vector")
     if config.distance != "Cosine":

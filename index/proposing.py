@@ -257,6 +257,8 @@ def _refined(part: Found, *, symmetric: bool) -> Found:
         if planes < query.planes or symmetric:
             sums = sums + index.further_scores(query.coded, part.positions, query.planes)
         planes = query.planes
+    elif not symmetric:
+        return part
     return replace(part, sums=_exact(sums) if symmetric else sums, planes=planes)
 
 

@@ -93,6 +93,26 @@ class Reading(ABC):
             time.sleep(0.0001)
         raise RuntimeError(f"{self.folder}: the record and the view have come apart; restart the service")
 
+    @contextmanager
+    def _picture(
+        self, filter: Filter | None, deadline: float | None, *, recorded: bool
+    ) -> Iterator[tuple[View, Reader | None, Kept | None]]:
+        """Take a view, a reader of the record that belongs to it, and what a filter selects.
+
+        Where nothing is asked of the record there is no reader: payloads and texts (`recorded`), ids that are no
+        numbers, and what filters select that nobody asked for of late.
+        """
+        view = self._view
+        if view.numbered and not recorded:
+            narrowing = _narrowing(filter)
+            known = None if narrowing is None else self.selections.get(narrowing, view.seq)
+            if known is not None or narrowing is None:
+                self.record.refuse_closed()
+                yield view, None, known
+                return
+        with self.snapshot() as (view, reader):
+            yield view, reader, self.selected(view, reader, filter, deadline)
+
     def stored(self, ids: Sequence[PointId]) -> dict[PointId, Stored]:
         """Return hash and payload of those ids that exist."""
         with self.record.snapshot() as reader:
@@ -148,13 +168,14 @@ class Reading(ABC):
 
     def selected(self, view: View, reader: Reader, filter: Filter | None, deadline: float | None) -> Kept | None:
         """Return what a filter selects, of a snapshot; None where it selects everything because it asks for nothing."""
-        if filter is None or filter == Filter():
+        narrowing = _narrowing(filter)
+        if narrowing is None:
             return None
-        known = self.selections.get(filter, view.seq)
+        known = self.selections.get(narrowing, view.seq)
         if known is not None:
             return known
-        found = select(reader, filter, deadline, indexes=self.fields, view=view)
-        return self.selections.keep(filter, view.seq, found)
+        found = select(reader, narrowing, deadline, indexes=self.fields, view=view)
+        return self.selections.keep(narrowing, view.seq, found)
 
     def search(
         self,
@@ -196,9 +217,8 @@ class Reading(ABC):
             # Without room to write the tail stays as it is and is scored exactly.
             with suppress(DiskFull, ReadOnlyCollection):
                 self.seal()
-        with self.snapshot() as (view, reader):
-            started = time.perf_counter()
-            chosen = self.selected(view, reader, filter, deadline)
+        started = time.perf_counter()
+        with self._picture(filter, deadline, recorded=with_payload or with_text) as (view, reader, chosen):
             filtering = (time.perf_counter() - started) * 1e3
             allowed = None if chosen is None else chosen.allowed
 
@@ -241,3 +261,8 @@ class Reading(ABC):
                 view.require_vectors(view.alive_rows(), param="params.exact", hint="leave exact out")
             return [search_exact(view, scorer, k, allowed, deadline) for scorer in scorers]
         return search_codes(view, scorers, k, allowed, params, deadline, self.calibration, self.workers)
+
+
+def _narrowing(filter: Filter | None) -> Filter | None:
+    """Return a filter, None if it asks for nothing."""
+    return None if filter == Filter() else filter

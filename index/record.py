@@ -401,7 +401,7 @@ class Record:
     @contextmanager
     def transaction(self) -> Iterator[Writer]:
         """Commit what is done inside, durably, as the next `seq`; an exception undoes all of it."""
-        self._refuse_closed()
+        self.refuse_closed()
         db = self._writer
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -431,7 +431,7 @@ class Record:
 
     def _borrow(self) -> sqlite3.Connection:
         with self._lock:
-            self._refuse_closed()
+            self.refuse_closed()
             if self._idle:
                 return self._idle.pop()
             try:
@@ -446,7 +446,8 @@ class Record:
             else:
                 self._idle.append(db)
 
-    def _refuse_closed(self) -> None:
+    def refuse_closed(self) -> None:
+        """Raise UnknownCollection if it was closed."""
         # Another collection may have the path by now: whoever comes late must not read or write that one.
         if self._closed:
             raise UnknownCollection(f"collection {self.path.parent.name!r} was closed or dropped meanwhile")

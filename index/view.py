@@ -116,6 +116,11 @@ class View:
         return lists, any(isinstance(segment.index, GraphIndex) for segment in self.segments)
 
     @property
+    def numbered(self) -> bool:
+        """Whether the ids of all rows are in memory: see `NumberIds`."""
+        return not self.tail.count and all(segment.ids.known_as_of(self.seq) for segment in self.segments)
+
+    @property
     def newest(self) -> Binarizer | None:
         """What new codes are made with, None before the first."""
         return self.binarizers[max(self.binarizers)] if self.binarizers else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from index.kernels.library import address, check
 from index.points import Float32s
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Nodes:
     """An HNSW graph over codes, as arrays. Node 0 is on all levels.
 
@@ -32,8 +33,9 @@ class Nodes:
     starts: NDArray[np.uint32]
     degree: int
 
+    @cached_property
     def arguments(self) -> tuple[int, ...]:
-        """Return what the kernels take for it."""
+        """What the kernels take for it."""
         rows, width = self.codes.shape
         arrays = (self.neighbours, self.starts)
         return (address(self.codes), address(self.scales), rows, width, *map(address, arrays), self.degree)
@@ -61,7 +63,7 @@ def walk(nodes: Nodes, query: Float32s, width: int) -> tuple[Positions, Float32s
     """
     query = np.ascontiguousarray(query, dtype=np.float32)
     positions, products = np.empty(width, dtype=np.int64), np.empty(width, dtype=np.float32)
-    kept = library.kernels().walk(*nodes.arguments(), address(query), width, address(positions), address(products))
+    kept = library.kernels().walk(*nodes.arguments, address(query), width, address(positions), address(products))
     check(kept, outside(len(nodes.codes)))
     return positions[:kept], products[:kept]
 
@@ -76,4 +78,4 @@ def link(nodes: Nodes, locks: Bytes, first: int, last: int, width: int) -> None:
     locks : (n,) uint8, zeros.
     width : how many nodes the walks keep that look for neighbours.
     """
-    check(library.kernels().link(*nodes.arguments(), address(locks), first, last, width))
+    check(library.kernels().link(*nodes.arguments, address(locks), first, last, width))
