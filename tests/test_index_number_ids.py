@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from index import number_ids
+from index.errors import UnknownCollection
+from index.filters import Filter, parse_filter
 from index.footprint import footprint, foretell
 from index.maintenance import ids_piece, optimize, step
 from index.points import SearchParams
-from index.record import Reader
+from index.record import Reader, Record
 from tests.index_fakes import batch_of, config, open_store, vectors_of
 
 N = 600
@@ -67,6 +69,27 @@ def test_numbers_are_found_without_the_record(store, monkeypatch, no_record, pie
     assert all(type(point) is int for point, _ in after[0])
     with pytest.raises(AssertionError, match="the record was asked"):
         collection.search(vectors_of(1), 3, params=CODES)
+
+
+def test_bare_hits_take_no_snapshot_of_the_record(store, monkeypatch):
+    collection = written(store, numbers())
+    optimize(collection)
+    narrow = parse_filter({"must": [{"has_id": [1, 2, 3]}]})
+    before = found(collection), found(collection, filter=narrow), found(collection, filter=Filter())
+
+    def refuse(*_args):
+        raise AssertionError("a snapshot was taken")
+
+    monkeypatch.setattr(Record, "snapshot", refuse)
+    assert (found(collection), found(collection, filter=narrow), found(collection, filter=Filter())) == before
+    for wanted in ({"with_payload": True}, {"with_payload": False, "with_text": True}):
+        with pytest.raises(AssertionError, match="a snapshot was taken"):
+            collection.search(vectors_of(1, 9), 5, params=CODES, **wanted)
+    with pytest.raises(AssertionError, match="a snapshot was taken"):
+        found(collection, filter=parse_filter({"must": [{"has_id": [1, 2]}]}))
+    collection.record.close()
+    with pytest.raises(UnknownCollection, match="was closed or dropped meanwhile"):
+        found(collection)
 
 
 def test_what_is_not_coded_yet_is_asked_for(store):
