@@ -84,6 +84,16 @@ def _ranked(
         stages.refined = sum(len(part.positions) for part in found)
         found = refined(found, symmetric=stages.symmetric)
     shown = k2 < k or bool(view.named)  # some estimates are: they must not be biased
+    stages.plan = "walk" if stages.walked else "probe" if stages.probed else "scan"
+    if len(found) == 1 and not shown and not view.tail.count and scorer.within is None:
+        read = min(k2, len(found[0].positions))
+        euclid = scorer.distance == "Euclid"
+        done = view.finish(found[0].candidates(biased=True), read, k, scorer.query, distance=euclid)
+        if done is not None:
+            rows, scores, reading = done
+            clock.lap("refine", of_which=("rerank", reading))
+            stages.reranked, stages.bytes_read = read, read * view.row_bytes
+            return Ranking(rows=rows, scores=scores, stages=stages)
     estimated = joined([part.estimated(biased=not shown) for part in found])
     if shown:
         chosen, rows, estimates = _read_and_shown(view, *best(*estimated, max(k2, k)), k2)
@@ -100,7 +110,6 @@ def _ranked(
         stages.scanned += len(scored[-1][0])
     rows, scores = best(*joined(scored), k)
     clock.lap("tail")
-    stages.plan = "walk" if stages.walked else "probe" if stages.probed else "scan"
     stages.reranked = len(chosen)
     stages.bytes_read = len(chosen) * view.row_bytes
     return Ranking(rows=rows, scores=scores, stages=stages)

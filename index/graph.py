@@ -77,7 +77,7 @@ class GraphIndex:
 
         Raises ValueError where the links are not of so many codes.
         """
-        codes = np.empty((len(links.levels), LEVELS_BYTES * code_bytes), dtype=np.uint8)
+        codes = kernels.room_for(len(links.levels), LEVELS_BYTES * code_bytes)
         at = 0
         for piece in pieces:
             if at + len(piece) <= len(codes):

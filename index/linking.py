@@ -26,7 +26,7 @@ class Linker:
         self._levels = _levels(n)
         self._neighbours = np.full(DEGREE * int(self._levels.sum()), -1, dtype=np.int32)
         self._starts = Links(self._levels, self._neighbours).starts()
-        self._codes = np.empty((n, LEVELS_BYTES * code_bytes), dtype=np.uint8)
+        self._codes = kernels.room_for(n, LEVELS_BYTES * code_bytes)
         self._scales = np.empty(n, dtype=np.uint16)
         self._locks = np.zeros(n, dtype=np.uint8)
         self._count = 0

@@ -17,7 +17,7 @@ from index.binarizer import Binarizer
 from index.code_index import CodeIndex, Positions
 from index.codes import values
 from index.graph import GraphIndex
-from index.kernels import estimates, highest, plane_products
+from index.kernels import Candidates, estimates, highest, plane_products
 from index.parallel import ALONE, Workers
 from index.points import Distance, Float32s, Rows, SearchParams, Stages
 from index.probing import lists_to_probe
@@ -93,12 +93,12 @@ class Found:
     sums: Float32s
     planes: int
 
-    def estimated(self, *, biased: bool) -> tuple[Rows, Float32s]:
-        """Return the row numbers and estimates of their scores, with the query's bonus if `biased`."""
+    def candidates(self, *, biased: bool) -> Candidates:
+        """Return what their scores are estimated of, with the query's bonus if `biased`."""
         segment, query = self.segment, self.query
-        return estimates(
-            self.positions,
-            self.sums,
+        return Candidates(
+            np.ascontiguousarray(self.positions),
+            np.ascontiguousarray(self.sums, dtype=np.float32),
             segment.factors[:, self.planes - 1],
             segment.beta,
             segment.offsets,
@@ -107,6 +107,10 @@ class Found:
             scale=float(query.scale),
             shift=float(query.shift),
         )
+
+    def estimated(self, *, biased: bool) -> tuple[Rows, Float32s]:
+        """Return the row numbers and estimates of their scores, with the query's bonus if `biased`."""
+        return estimates(self.candidates(biased=biased))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,18 @@ class Clock:
         self._deadline = deadline
         self._at = time.perf_counter()
 
-    def lap(self, name: str) -> None:
-        """Add the time since the last lap, or since the clock was made, to a stage."""
+    def lap(self, name: str, of_which: tuple[str, float] | None = None) -> None:
+        """Add the time since the last lap, or since the clock was made, to a stage, some seconds of it to another."""
         now = time.perf_counter()
         spent = (now - self._at) * 1e3 / len(self._stages)
         self._at = now
         for stages in self._stages:
-            stages.milliseconds[name] = stages.milliseconds.get(name, 0.0) + spent
+            told = stages.milliseconds
+            told[name] = told.get(name, 0.0) + spent
+            if of_which is not None:
+                other, seconds = of_which
+                told[name] -= seconds * 1e3
+                told[other] = told.get(other, 0.0) + seconds * 1e3
 
     def check(self) -> None:
         """Raise DeadlineExceeded when the time is up."""

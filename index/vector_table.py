@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from index.kernels import FILE_FIELDS, address, vector_scores
+from index.kernels import FILE_FIELDS, Candidates, address, finish, vector_scores
 from index.points import Float32s, Rows
 from index.vector_file import COLD_SECONDS, DENSE, HINTS, VectorMap
 
@@ -40,7 +40,24 @@ class VectorTable:
             if mapped.cold:
                 mapped.announce(rows[rows.searchsorted(mapped.first_row) : rows.searchsorted(mapped.end_row)])
         scores, seconds = vector_scores(self._scattered, rows, query, distance=distance)
+        self._note(seconds, count)
+        return scores
+
+    def finish(
+        self, candidates: Candidates, read: int, k: int, query: Float32s, *, distance: bool
+    ) -> tuple[Rows, Float32s, float] | None:
+        """Rank candidates by their vectors: see `kernels.finish`. None where what is read must be announced.
+
+        Raises IndexError where the vector of a row is not there.
+        """
+        if any(mapped.cold for mapped in self._maps):
+            return None
+        found = finish(candidates, read, k, self._scattered, query, distance=distance)
+        self._note(found[2], read)
+        return found
+
+    def _note(self, seconds: float, count: int) -> None:
+        """Remember whether vectors that took so long to read were in memory."""
         cold = HINTS and seconds > COLD_SECONDS * count
         for mapped in self._maps:
             mapped.cold = cold
-        return scores

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from index.binarizer import Binarizer
 from index.errors import VectorsDropped
 from index.graph import GraphIndex
+from index.kernels import Candidates
 from index.points import Float32s, Rows
 from index.segment import Segment
 from index.vector_file import VectorMap, chunk_rows
@@ -162,6 +163,12 @@ class View:
         """
         self._require_all(rows)
         return self._vectors.scores(rows, query, distance=distance)
+
+    def finish(
+        self, candidates: Candidates, read: int, k: int, query: Float32s, *, distance: bool
+    ) -> tuple[Rows, Float32s, float] | None:
+        """Rank candidates by their vectors, which must all be there: see `VectorTable.finish`."""
+        return self._vectors.finish(candidates, read, k, query, distance=distance)
 
     def _require_all(self, rows: Rows) -> None:
         self.require_vectors(rows, hint="ask for points without vectors; with store_vectors a collection keeps them")

@@ -127,7 +127,7 @@ def test_queries_that_it_has_not_seen_reach_the_target(store, distance, bits):
         assert reached >= target - 0.02
         assert stages.target_recall == target
         scanned.append(stages.scanned)
-    assert scanned[0] < scanned[-1]
+    assert scanned[0] <= scanned[-1]
     assert recall(collection, vectors, queries)[0] >= 0.96
     assert recall(collection, vectors, queries, k=100, target_recall=0.9)[0] >= 0.8
 

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from index.code_index import to_blocks
 from index.codes import pack, pack_bits, prefix_values, values
 from index.kernels import (
+    Candidates,
     address,
     best,
     estimates,
+    finish,
     highest,
     library,
     nearest,
@@ -219,7 +221,7 @@ def test_estimates_are_the_formula(half, more):
     offsets = np.sort(rng.choice(10_000, n, replace=False)).astype(np.uint32) if more else None
     positions = rng.permutation(n)
     sums = rng.standard_normal(n).astype(np.float32)
-    rows, got = estimates(positions, sums, factors[:, 1], beta, offsets, 7000, bonus=0.25, scale=1.5, shift=-0.125)
+    rows, got = estimates(Candidates(positions, sums, factors[:, 1], beta, offsets, 7000, 0.25, 1.5, -0.125))
     expected = factors[positions, 1].astype(np.float64) * (sums + 0.25) * 1.5 - 0.125
     np.testing.assert_allclose(got, expected + (0 if beta is None else beta[positions]), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(rows, 7000 + (positions if offsets is None else offsets[positions].astype(int)))
@@ -267,6 +269,31 @@ def test_scores_of_vectors_are_products_or_distances(d, distance):
     for wrong in ([40], [gap], [held[-1] + 1], [1050], [5, 3000], [1000, 5]):
         with pytest.raises(IndexError, match="a row is in no file, or rows do not ascend"):
             vector_scores(files, np.array(wrong), query, distance=distance)
+
+
+@pytest.mark.usefixtures("variant")
+@pytest.mark.parametrize("distance", [False, True])
+@pytest.mark.parametrize(
+    ("n", "read", "k"), [(0, 0, 5), (1, 1, 5), (60, 60, 10), (60, 20, 10), (60, 7, 10), (60, 20, 20)]
+)
+def test_finishing_at_once_is_finishing_step_by_step(distance, n, read, k):
+    rng = np.random.default_rng(read + k)
+    vectors = rng.standard_normal((500, 24)).astype(np.float32)
+    files = np.array([described(vectors, 1000)])
+    offsets = np.sort(rng.choice(500, 400, replace=False)).astype(np.uint32)
+    factors, beta = rng.random((400, 1)).astype(np.float16), rng.random(400).astype(np.float32)
+    positions, sums = rng.permutation(400)[:n], rng.standard_normal(n).astype(np.float32)
+    candidates = Candidates(positions, sums, factors[:, 0], beta, offsets, 1000, 0.25, 1.5, -0.125)
+    query = query_of(24, 5)
+    chosen = highest(*estimates(candidates), read)
+    expected = best(chosen, vector_scores(files, chosen, query, distance=distance)[0], k)
+    *got, seconds = finish(candidates, read, k, files, query, distance=distance)
+    for mine, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert 0 <= seconds < 10
+    if n:
+        with pytest.raises(IndexError, match="a row is in no file"):
+            finish(candidates, read, k, np.array([described(vectors, 9000)]), query, distance=distance)
 
 
 def test_threads_score_at_once():

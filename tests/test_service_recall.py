@@ -56,7 +56,7 @@ def test_a_target_is_reached(http, vectors):
         assert found / 500 >= target - 0.03
         assert result["stages"]["target_recall"] == target
         scanned.append(result["stages"]["scanned"])
-    assert scanned[0] < scanned[-1]
+    assert scanned[0] <= scanned[-1]
 
 
 def test_the_report_tells_live_recall_and_what_targets_take(http, vectors):

@@ -7,23 +7,26 @@ meanwhile.
 """
 
 from index.kernels.codes import BLOCK, nearest, nibble_products, plane_products, scan, to_nibbles
-from index.kernels.graphs import Nodes, link, scales_of, walk
+from index.kernels.graphs import Nodes, link, room_for, scales_of, walk
 from index.kernels.library import address, require
-from index.kernels.ranking import FILE_FIELDS, best, estimates, highest, vector_scores
+from index.kernels.ranking import FILE_FIELDS, Candidates, best, estimates, finish, highest, vector_scores
 
 __all__ = [
     "BLOCK",
+    "Candidates",
     "FILE_FIELDS",
     "Nodes",
     "address",
     "best",
     "estimates",
+    "finish",
     "highest",
     "link",
     "nearest",
     "nibble_products",
     "plane_products",
     "require",
+    "room_for",
     "scales_of",
     "scan",
     "to_nibbles",

@@ -13,6 +13,8 @@ from index.kernels.codes import Bytes, Positions, outside
 from index.kernels.library import address, check
 from index.points import Float32s
 
+LINE = 64  # bytes: a row of 192 lies in three of them, or in four
+
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
@@ -39,6 +41,13 @@ class Nodes:
         rows, width = self.codes.shape
         arrays = (self.neighbours, self.starts)
         return (address(self.codes), address(self.scales), rows, width, *map(address, arrays), self.degree)
+
+
+def room_for(n: int, width: int) -> Bytes:
+    """Return room for (n, w) rows of nibbles, uint8, that begins with a line of the processor's caches."""
+    room = np.empty(n * width + LINE, dtype=np.uint8)
+    start = -address(room) % LINE
+    return room[start : start + n * width].reshape(n, width)
 
 
 def scales_of(codes: Bytes) -> NDArray[np.uint16]:

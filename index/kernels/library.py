@@ -26,6 +26,10 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "estimates": (None, [_P, _P, _I, _P, _I, _P, _P, _I, _F, _F, _F, _P, _P]),
     "choose": (_INT, [_P, _P, _I, _I, _P]),
     "best": (_INT, [_P, _P, _I, _I, _P, _P]),
+    "finish": (
+        _INT,
+        [_P, _P, _I, _P, _I, _P, _P, _I, _F, _F, _F, _P, _I, _I, _P, _I, _INT, _I, _P, _P, _P],
+    ),
     "scores": (_INT, [_P, _I, _P, _I, _P, _I, _INT, _P, _P]),
 }
 

@@ -162,3 +162,22 @@ API int bitfold_scores(const int64_t *files, int64_t n_files, const int64_t *row
     free(vectors), free(halves);
     return status;
 }
+
+/* All of this in one go, for candidates of one segment: estimate their scores, read the `read` best, at most n, and find
+ * the k best of these, at most `read`. Arguments are those of the steps. */
+API int bitfold_finish(const int64_t *positions, const float *sums, int64_t n, const void *factors, int64_t factor_bytes,
+                       const float *beta, const uint32_t *offsets, int64_t first_row, float bonus, float scale,
+                       float shift, const int64_t *files, int64_t n_files, int64_t read, const float *query, int64_t d,
+                       int distance, int64_t k, int64_t *best_rows, float *best, double *seconds) {
+    int64_t *rows = malloc(sizeof(int64_t) * (n + read + 1));
+    float *scores = malloc(sizeof(float) * (n + 1));
+    int status = rows && scores ? 0 : NO_MEMORY;
+    if (!status) {
+        bitfold_estimates(positions, sums, n, factors, factor_bytes, beta, offsets, first_row, bonus, scale, shift, rows, scores);
+        status = bitfold_choose(rows, scores, n, read, rows + n);
+    }
+    if (!status) status = bitfold_scores(files, n_files, rows + n, read, query, d, distance, scores, seconds);
+    if (!status) status = bitfold_best(rows + n, scores, read, k, best_rows, best);
+    free(rows), free(scores);
+    return status;
+}

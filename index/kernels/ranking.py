@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,45 +14,50 @@ from index.points import Float32s, Rows
 FILE_FIELDS = 6
 
 
-def estimates(
-    positions: NDArray[np.int64],
-    sums: Float32s,
-    factors: NDArray[np.float16] | Float32s,
-    beta: Float32s | None,
-    offsets: NDArray[np.uint32] | None,
-    first_row: int,
-    *,
-    bonus: float,
-    scale: float,
-    shift: float,
-) -> tuple[Rows, Float32s]:
-    """Return rows, and estimates `factor * (sum + bonus) * scale + shift + beta`, (k,) float32, of some positions.
+class Candidates(NamedTuple):
+    """What was found in one segment, and of what their scores are estimated.
 
-    Parameters
+    An estimate is `factor * (sum + bonus) * scale + shift + beta`.
+
+    Attributes
     ----------
-    positions : (k,), each below n. sums : (k,).
+    positions : (k,), each below n. sums : (k,) float32.
     factors : (n,) in one piece. beta : (n,), None for zeros.
     offsets : (n,) the row of each position minus the first one; None where that is the position.
     """
-    positions = np.ascontiguousarray(positions)
-    sums = np.ascontiguousarray(sums, dtype=np.float32)
-    count = len(positions)
+
+    positions: NDArray[np.int64]
+    sums: Float32s
+    factors: NDArray[np.float16] | Float32s
+    beta: Float32s | None
+    offsets: NDArray[np.uint32] | None
+    first_row: int
+    bonus: float
+    scale: float
+    shift: float
+
+    def arguments(self) -> tuple[int | float | None, ...]:
+        """Return what the kernels take for them."""
+        return (
+            address(self.positions),
+            address(self.sums),
+            len(self.positions),
+            address(self.factors),
+            self.factors.itemsize,
+            None if self.beta is None else address(self.beta),
+            None if self.offsets is None else address(self.offsets),
+            self.first_row,
+            self.bonus,
+            self.scale,
+            self.shift,
+        )
+
+
+def estimates(candidates: Candidates) -> tuple[Rows, Float32s]:
+    """Return rows, and estimates of their scores, (k,) float32."""
+    count = len(candidates.positions)
     rows, estimated = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.float32)
-    library.kernels().estimates(
-        address(positions),
-        address(sums),
-        count,
-        address(factors),
-        factors.itemsize,
-        None if beta is None else address(beta),
-        None if offsets is None else address(offsets),
-        first_row,
-        bonus,
-        scale,
-        shift,
-        address(rows),
-        address(estimated),
-    )
+    library.kernels().estimates(*candidates.arguments(), address(rows), address(estimated))
     return rows, estimated
 
 
@@ -104,3 +111,39 @@ def vector_scores(files: NDArray[np.int64], rows: Rows, query: Float32s, *, dist
     )
     check(status, "a row is in no file, or rows do not ascend")
     return scores, float(seconds[0])
+
+
+def finish(
+    candidates: Candidates, read: int, k: int, files: NDArray[np.int64], query: Float32s, *, distance: bool
+) -> tuple[Rows, Float32s, float]:
+    """Estimate scores, score the vectors of the best, and return the best of these: what the other steps do one by one.
+
+    Parameters
+    ----------
+    read : how many vectors are read, at most as many as there are candidates.
+    k : how many come back at most. Others: see `vector_scores`.
+
+    Returns
+    -------
+    Rows, best first, of equal scores the lower ones, and scores; the seconds that reading took.
+
+    Raises IndexError where no file holds a row.
+    """
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    count = min(k, read)
+    rows, scores, seconds = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.float32), np.empty(1)
+    status = library.kernels().finish(
+        *candidates.arguments(),
+        address(files),
+        len(files),
+        read,
+        address(query),
+        len(query),
+        distance,
+        count,
+        address(rows),
+        address(scores),
+        address(seconds),
+    )
+    check(status, "a row is in no file")
+    return rows, scores, float(seconds[0])
