@@ -20,6 +20,7 @@ from index.blobs import DamagedBlobs, load_blobs, save_blobs
 
 DEPTH = 10  # of the recall that is measured
 DEEP = 100  # the nearest rows, of which some are looked for too
+SOME = slice(DEPTH // 2, DEEP, DEPTH)  # those
 MAGIC = b"BFCALIB3"
 SHARES = np.geomspace(1 / 2000, 1, 40)
 MOST = 4000
@@ -109,7 +110,7 @@ class Calibration:
     ----------
     shape : of the collection as it was measured.
     near : the n neighbours, ten a query.
-    deep : some of the hundred nearest of each.
+    deep : of the hundred nearest of each those at `SOME`, query by query.
     groups : (n,) uint8, of `near`: 0 for stored points as queries, 1 for queries that were asked. A target holds for
         both.
     """
@@ -134,8 +135,27 @@ class Calibration:
         target = round(target, 4)
         known = self._known.get(target)
         if known is None:
-            self._known[target] = known = self._cheapest(target + MARGIN * (1 - target))
+            self._known[target] = known = self._cheapest(_with_margin(target))
         return known
+
+    def deeper_walks(self, target: float, passing: float) -> float:
+        """Return how many times as wide a walk must be to find as much of the ten best rows that a filter leaves.
+
+        These lie among so many more nearest rows as it lets fewer pass. What is measured ends at the hundred nearest;
+        beyond, walks widen as ranks do.
+        """
+        deep = self.deep.first
+        depths = np.arange(DEEP)[SOME]
+        depth = DEPTH / max(passing, 1 / max(self.shape.points, 1))
+        inside = depths < depth
+        if len(deep) % len(depths) or not inside.any():
+            return 1.0
+        wanted = _with_margin(target)
+        far, near = (
+            float(np.clip(np.quantile(first, wanted), DEPTH, MOST))
+            for first in (deep.reshape(-1, len(depths))[:, inside], self.near.first)
+        )
+        return max(far / near, 1.0) * max(depth / DEEP, 1.0)
 
     @cached_property
     def _known(self) -> dict[float, Settled]:
@@ -201,6 +221,10 @@ class Calibration:
             for name, dtype in SAVED.items():
                 blobs[f"{depth}_{name}"] = getattr(getattr(self, depth), name).astype(dtype, copy=False)
         save_blobs(path, MAGIC, asdict(self.shape), blobs, synced=False)
+
+
+def _with_margin(target: float) -> float:
+    return target + MARGIN * (1 - target)
 
 
 def load_calibration(path: Path) -> Calibration | None:

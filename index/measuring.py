@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.calibration import DEEP, DEPTH, RANKS, Calibration, Shape, Whereabouts
+from index.calibration import DEEP, DEPTH, RANKS, SOME, Calibration, Shape, Whereabouts
 from index.code_index import CodeIndex
 from index.exact import Scorer, read_scores
 from index.graph import GraphIndex
@@ -21,7 +21,6 @@ from index.widths import ALL_LISTS, Widths
 
 WIDE = 4000  # candidates that are refined
 READ = 4000  # of these, vectors that are read: true neighbours are the best of them
-SOME = slice(5, DEEP, 10)  # of the nearest rows, that are looked for beside the ten nearest
 NEVER = np.iinfo(np.int32).max
 A_PIECE = 8  # queries
 PARAMS = SearchParams(exact=False)
@@ -120,7 +119,7 @@ def _walked(found: Found, graph: GraphIndex, rows: Rows) -> NDArray[np.int32]:
     for width in RANKS.tolist():
         if not len(missing):
             break
-        positions, _, _ = walk(found.segment, graph, found.query.coded, DEPTH, width, None)
+        positions, _, _ = walk(found.segment, graph, found.query.coded, DEPTH, width, None, None)
         met = np.isin(rows[missing], found.segment.rows_at(positions))
         ranks[missing[met]] = width - 1
         missing = missing[~met]

@@ -169,8 +169,7 @@ def _candidates(
     Codes that a filter leaves are scored one by one, where they are so few that a scan of all around them costs more.
     """
     if isinstance(segment.index, GraphIndex):
-        width = len(segment) if widths.everything else widths.candidates
-        return [_walked(segment, segment.index, one, k, width, places) for one in own]
+        return [_walked(segment, segment.index, one, k, widths, places) for one in own]
     if segment.centroids is not None:
         return _probed(segment, segment.index, queries, own, k, widths, places)
     rows, bitmap = (segment.count, segment.alive) if places is None else (places.count, places.bitmap)
@@ -182,9 +181,10 @@ def _candidates(
 
 
 def _walked(
-    segment: Segment, graph: GraphIndex, own: Mapped, k: int, width: int, places: Places | None
+    segment: Segment, graph: GraphIndex, own: Mapped, k: int, widths: Widths, places: Places | None
 ) -> tuple[Found, Looked]:
-    positions, sums, walked = walk(segment, graph, own.coded, k, width, places)
+    width, filtered = (len(segment), None) if widths.everything else (widths.candidates, widths.walk)
+    positions, sums, walked = walk(segment, graph, own.coded, k, width, filtered, places)
     return Found(segment, own, positions, sums, segment.bits), Looked(walked=walked)
 
 

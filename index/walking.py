@@ -21,7 +21,13 @@ NEAR = 1.5  # a walk this much too narrow is not done again
 
 
 def walk(
-    segment: Segment, graph: GraphIndex, query: Float32s, k: int, width: int, allowed: Places | None
+    segment: Segment,
+    graph: GraphIndex,
+    query: Float32s,
+    k: int,
+    width: int,
+    filtered: int | None,
+    allowed: Places | None,
 ) -> tuple[Positions, Float32s, int]:
     """Return candidates for the k best codes that count and are allowed.
 
@@ -33,6 +39,7 @@ def walk(
     ----------
     query : (m,) float32, in code space.
     width : of a walk for the k best codes without a filter.
+    filtered : of one under the filter, None where that is not measured.
     allowed : what a filter allows, None for all.
 
     Returns
@@ -42,7 +49,8 @@ def walk(
     """
     count, bitmap = (segment.count, segment.alive) if allowed is None else (allowed.count, allowed.bitmap)
     k = min(k, count)
-    deep = min(math.ceil(width + BEHIND * k * (len(segment) / count - 1)), len(segment))
+    guessed = math.ceil(width + BEHIND * k * (len(segment) / count - 1))
+    deep = min(guessed if filtered is None or allowed is None else filtered, len(segment))
     while deep * STEP < count:
         positions, scores = graph.walk(query, deep)
         if bitmap is None:

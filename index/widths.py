@@ -35,10 +35,11 @@ class Widths:
 
     Attributes
     ----------
-    candidates : k1; of a graph, how wide walks are.
+    candidates : k1; of a graph, how wide walks are without a filter.
     rerank : k2.
     probes : lists looked into in each segment for its ten best rows; None: `share` of them, 0 to 1.
     growth : how lists grow with how deep a query looks.
+    walk : how wide walks under the filter are, None where that is not measured.
     target : recall@10 that was measured for what was not asked for otherwise; None if nothing was.
     """
 
@@ -47,6 +48,7 @@ class Widths:
     probes: int | None
     share: float
     growth: Growth = GROWTH
+    walk: int | None = None
     target: float | None = None
 
     @property
@@ -86,7 +88,7 @@ def widths_of(
     share, k1, k2 = LISTS_SHARE, CANDIDATES, default_rerank(distance, dimension, planes)
     if refining:
         k1 = default_rerank(distance, dimension, 1)
-    target, growth = None, GROWTH
+    target, growth, wider = None, GROWTH, None
     if calibration is not None:
         target = params.target_recall or DEFAULT_TARGET
         settled = calibration.settled(target)
@@ -95,7 +97,10 @@ def widths_of(
             # Deeper than it was measured, they are left as wide as there.
             deeper = min(1 / max(passing, TINY), DEEP / DEPTH)
             deeper *= BEYOND if passing < 1 else 1
-            k1 = math.ceil(settled.candidates * deeper**growth.candidates)
+            if calibration.shape.walked:
+                k1, wider = settled.candidates, calibration.deeper_walks(target, passing)
+            else:
+                k1 = math.ceil(settled.candidates * deeper**growth.candidates)
             k2 = math.ceil(settled.rerank * deeper**growth.rerank)
     if params.rerank is not None:
         k2 = params.rerank
@@ -105,4 +110,7 @@ def widths_of(
         k1 = params.candidates
     elif calibration is None or k > DEPTH:
         k1 = max(k1, 2 * k2)
-    return Widths(max(k1, k2, k), k2, params.probes, share, growth, target)
+    k1 = max(k1, k2, k)
+    if params.candidates is not None or k > DEPTH or passing >= 1:
+        wider = None
+    return Widths(k1, k2, params.probes, share, growth, None if wider is None else math.ceil(k1 * wider), target)

@@ -163,6 +163,34 @@ def test_the_sample_leaves_itself_out(store):
     np.testing.assert_array_equal(own.ranks[1:] - 1, other.ranks[:9])
 
 
+def test_walks_widen_under_filters_as_what_is_as_deep_takes():
+    rng = np.random.default_rng(0)
+    near = Whereabouts(np.zeros(1000, np.float32), rng.integers(0, 100, 1000, dtype=np.int32), np.zeros(1000, np.int32))
+    # Of the hundred nearest the first half lies close, the other far off: twice and twenty times as far as the ten.
+    far = np.where(np.arange(10) < 5, 2, 20) * rng.integers(0, 100, (100, 10))
+    far = far.astype(np.int32).ravel()
+    walked = replace(shape(), walked=10_000, lists=0)
+    calibration = Calibration(walked, near, Whereabouts(near.shares, far, near.ranks), np.zeros(1000, np.uint8))
+    wider = [calibration.deeper_walks(0.9, passing) for passing in (1.0, 0.5, 0.2, 0.1, 0.01)]
+    assert wider[:3] == pytest.approx([2, 2, 2], rel=0.1)
+    both = np.quantile(far, 0.925) / np.quantile(near.first, 0.925)
+    assert wider[3:] == pytest.approx([both, 10 * both])
+
+    params = SearchParams(exact=False, target_recall=0.9)
+
+    def widths(passing, k=10, **more):
+        return widths_of(replace(params, **more), k, "Cosine", 64, calibration.planes, calibration, passing)
+
+    alone = widths(1.0)
+    assert alone.walk is None
+    assert widths(0.1).candidates == alone.candidates
+    assert widths(0.1).walk == pytest.approx(alone.candidates * wider[3], abs=1)
+    assert widths(0.1, k=50).walk is None, "it was measured for ten"
+    assert widths(0.1, candidates=70).walk is None, "it was asked for"
+    none_deep = Calibration(walked, near, Whereabouts(far[:7].astype("f4"), far[:7], far[:7]), calibration.groups)
+    assert none_deep.deeper_walks(0.9, 0.1) == 1
+
+
 def test_widths_grow_under_filters_as_what_is_deep_is_farther_down():
     rng = np.random.default_rng(0)
     ranks = rng.geometric(0.05, 1000).astype(np.int32)
