@@ -84,10 +84,13 @@ class RecallMeter:
         self._measured: deque[Measured] = deque(maxlen=KEPT)
         self._rests_until = 0.0
 
+    def draws(self) -> bool:
+        """Say by chance whether a live query is one of those to measure."""
+        return bool(self._share) and random.random() < self._share
+
     def offer(self, asked: Asked) -> None:
-        """Remember a live query, perhaps."""
-        if self._share and random.random() < self._share:
-            self._waiting.append(asked)
+        """Remember a live query that was drawn."""
+        self._waiting.append(asked)
 
     def due(self) -> Asked | None:
         """Return the next query to measure, if it is time for one."""

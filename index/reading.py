@@ -46,6 +46,7 @@ from index.view import View
 SNAPSHOT_SECONDS = 10.0
 TOGETHER = 32  # queries that share scans; more of them gain little (docs/log.md)
 MOST_CANDIDATES = 1 << 20  # that are held at once
+EVERYTHING = Filter()
 
 
 class Reading(ABC):
@@ -234,7 +235,8 @@ class Reading(ABC):
             for query, ranking in zip(prepared, rankings, strict=True):
                 if ranking.stages.mode == "codes":
                     self.asked.append(query)
-                    self.meter.offer(Asked(query, k, params, filter, within))
+                    if self.meter.draws():
+                        self.meter.offer(Asked(query, k, params, filter, within))
                 if chosen is not None:
                     ranking.stages.filtered_to, ranking.stages.payloads_read = len(chosen.allowed), chosen.read
                     ranking.stages.milliseconds["filter"] = filtering
@@ -265,4 +267,4 @@ class Reading(ABC):
 
 def _narrowing(filter: Filter | None) -> Filter | None:
     """Return a filter, None if it asks for nothing."""
-    return None if filter == Filter() else filter
+    return None if filter == EVERYTHING else filter

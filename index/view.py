@@ -95,6 +95,12 @@ class View:
         return sum(segment.count for segment in self.segments) + int(np.count_nonzero(self.tail.alive))
 
     @cached_property
+    def layouts(self) -> tuple[bool, bool]:
+        """Whether codes are in inverted lists, and whether in a graph."""
+        lists = any(segment.centroids is not None for segment in self.segments)
+        return lists, any(isinstance(segment.index, GraphIndex) for segment in self.segments)
+
+    @cached_property
     def _ends(self) -> Rows:
         """The row behind those that each map has, the tail's left out."""
         return np.array([min(mapped.end_row, self.tail.first_row) for mapped in self.maps], dtype=np.int64)
@@ -109,12 +115,6 @@ class View:
             return self
         segments = tuple(segment.without(rows) for segment in self.segments)
         return replace(self, segments=segments, tail=self.tail.without(rows))
-
-    @property
-    def layouts(self) -> tuple[bool, bool]:
-        """Whether codes are in inverted lists, and whether in a graph."""
-        lists = any(segment.centroids is not None for segment in self.segments)
-        return lists, any(isinstance(segment.index, GraphIndex) for segment in self.segments)
 
     @property
     def numbered(self) -> bool:

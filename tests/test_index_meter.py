@@ -108,13 +108,8 @@ def test_what_waits_and_what_is_kept_is_bounded(monkeypatch):
         found.note(Measured(10, 0.5, 0.3, 0.2, None), 0.0)
     assert found.report().queries == meter.KEPT
     assert RecallMeter(0.0).due() is None
-    silent = RecallMeter(0.0)
-    silent.offer("query")
-    assert silent.due() is None
-    some = RecallMeter(0.2)
-    for number in range(200):
-        some.offer(number)
-    assert 10 < len(some._waiting) <= 64
+    for share, least, most in ((0.0, 0, 0), (0.2, 10, 80), (1.0, 200, 200)):
+        assert least <= sum(RecallMeter(share).draws() for _ in range(200)) <= most
 
 
 def test_a_report_of_nothing_says_nothing():
