@@ -35,7 +35,8 @@ def load_links(path: Path, segment: Segment | SegmentData) -> Links:
     about, blobs = load_blobs(path, MAGIC)
     if not _identity(segment).items() <= about.items():
         raise DamagedBlobs(f"{path}: of other rows")
-    levels, neighbours = (np.frombuffer(blobs[name], "<i4") for name in ("levels", "neighbours"))
+    # Copied into memory of NumPy's, which the system gives in large pages.
+    levels, neighbours = (np.frombuffer(blobs[name], "<i4").astype(np.int32) for name in ("levels", "neighbours"))
     if len(levels) > len(segment) or neighbours.max(initial=-1) >= len(levels):
         raise DamagedBlobs(f"{path}: {len(levels)} nodes, {len(segment)} codes")
     return Links(levels, neighbours)

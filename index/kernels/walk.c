@@ -79,8 +79,16 @@ int bitfold_walk_level(const Graph *graph, Target target, int64_t level, int64_t
             walk->fresh[found++] = node;
             fetch_node(graph, node);
         }
-        /* What comes next is most likely the best that waits. */
-        if (waiting) fetch(around(graph, next[0].at, level), degree * (int64_t)sizeof(int32_t));
+        /* What comes next is most likely the best that waits, then one of the two below it: codes that this one links
+         * to are asked for, and the links of those. */
+        const int32_t *coming = waiting ? around(graph, next[0].at, level) : met_by;
+        for (int64_t k = 0; waiting && k < degree; k++) {
+            int32_t node = __atomic_load_n(coming + k, __ATOMIC_RELAXED);
+            if ((uint64_t)node >= (uint64_t)graph->rows) break;
+            fetch_node(graph, node);
+        }
+        for (int64_t k = 1; k < 3 && k < waiting; k++)
+            fetch(around(graph, next[k].at, level), degree * (int64_t)sizeof(int32_t));
         for (int64_t k = 0; k < found; k++) {
             Scored met = {nearness(graph, target, walk->fresh[k]), (uint32_t)walk->fresh[k]};
             if (kept == width && met.score <= best[0].score) continue;
