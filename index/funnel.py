@@ -86,6 +86,7 @@ def _ranked(
     shown = k2 < k or bool(view.named)  # some estimates are: they must not be biased
     stages.plan = "walk" if stages.walked else "probe" if stages.probed else "scan"
     if len(found) == 1 and not shown and not view.tail.count and scorer.within is None:
+        # Nothing joins from elsewhere: one call does what the steps below do one by one.
         read = min(k2, len(found[0].positions))
         euclid = scorer.distance == "Euclid"
         done = view.finish(found[0].candidates(biased=True), read, k, scorer.query, distance=euclid)
