@@ -13,6 +13,7 @@ from index.filters import parse_filter
 from index.kernels import best
 from index.maintenance import optimize, step
 from index.points import SearchParams
+from index.vector_table import VectorTable
 from tests.index_fakes import batch_of, check_hits, config, exact_scores, fill, open_store, vectors_of
 
 DISTANCES = ["Cosine", "Dot", "Euclid"]
@@ -282,3 +283,31 @@ def test_a_query_of_zeros_finds_k(store, distance):
     hits = collection.search(query, 10, params=SearchParams(exact=False))[0].hits
     assert len(hits) == 10
     check_hits(collection.search(query, 10)[0].hits, query[0], dict(enumerate(vectors)), 10, distance)
+
+
+@pytest.mark.parametrize("distance", ["Cosine", "Dot", "Euclid"])
+@pytest.mark.parametrize("bits", [1, 4])
+def test_one_call_ends_a_search_as_step_by_step(store, monkeypatch, distance, bits):
+    vectors = vectors_of(900)
+    collection = store.create("c", config(distance, bits=bits))
+    collection.upsert(batch_of(range(900), vectors))
+    optimize(collection)
+    called = []
+    real = VectorTable.finish
+    monkeypatch.setattr(VectorTable, "finish", lambda *args, **kw: called.append(1) or real(*args, **kw))
+
+    def found(**params):
+        results = collection.search(vectors_of(6, 9), 10, params=SearchParams(exact=False, **params))
+        return [
+            ([(hit.id, hit.score) for hit in one.hits], one.stages.reranked, one.stages.bytes_read) for one in results
+        ]
+
+    asked = ({}, {"rerank": 10}, {"rerank": 900, "candidates": 900}, {"symmetric": True})
+    together = [found(**params) for params in asked]
+    assert len(called) == 6 * len(asked)
+    monkeypatch.setattr(VectorTable, "finish", lambda *_, **__: None)
+    assert [found(**params) for params in asked] == together
+    monkeypatch.setattr(VectorTable, "finish", None)  # what is not read is shown with its estimate
+    assert len(found(rerank=4)[0][0]) == 10
+    collection.upsert(batch_of([5000], vectors_of(1, 77)))
+    assert found()[0][1] == together[0][0][1], "a tail joins"
