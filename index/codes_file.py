@@ -73,21 +73,23 @@ def planes_in(path: Path) -> Planes:
 
     Raises OSError.
     """
-    raw = _mapped(path)
+    mapping = _mapped(path)
+    raw = memoryview(mapping)
     _, _, length = PREFIX.unpack(raw[: PREFIX.size])
     body = raw[PREFIX.size :]
-    return _arrays(json.loads(bytes(body[:length])), body[length:]).planes
+    return _arrays(json.loads(bytes(body[:length])), body[length:], mapping).planes
 
 
-def _mapped(path: Path) -> memoryview:
+def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def load(path: Path) -> SegmentData:
     """Read a codes file; its planes stay mapped. Raises DamagedCodes when it is not exactly what was written."""
     try:
-        raw = _mapped(path)
+        mapping = _mapped(path)
+        raw = memoryview(mapping)
         magic, checksum, length = PREFIX.unpack(raw[: PREFIX.size])
         body = raw[PREFIX.size :]
         if magic not in (MAGIC, FIRST_MAGIC) or zlib.crc32(body) != checksum:
@@ -95,12 +97,14 @@ def load(path: Path) -> SegmentData:
         header = json.loads(bytes(body[:length]))
         if magic == FIRST_MAGIC:
             header |= {"bits": 1, "factor_bytes": 4}
-        return _arrays(header, body[length:])
+        data = _arrays(header, body[length:], mapping)
     except (OSError, struct.error, ValueError, KeyError) as error:
         raise DamagedCodes(f"{path}: {error}") from error
+    data.release()  # the checksum took all of it
+    return data
 
 
-def _arrays(header: dict[str, Any], body: memoryview) -> SegmentData:
+def _arrays(header: dict[str, Any], body: memoryview, mapping: mmap.mmap) -> SegmentData:
     n, bits, width, factor_bytes = (header[key] for key in ("n", "bits", "code_bytes", "factor_bytes"))
     cut = [n * bits * width, n * bits * factor_bytes, 4 * n * header["beta"], 4 * n * header["holes"]]
     ends = np.cumsum([0, *cut])
@@ -113,4 +117,5 @@ def _arrays(header: dict[str, Any], body: memoryview) -> SegmentData:
         factors=np.frombuffer(part[1], f"<f{factor_bytes}").reshape(n, bits).copy(),
         beta=np.frombuffer(part[2], "<f4").copy() if header["beta"] else None,
         offsets=np.frombuffer(part[3], "<u4").copy() if header["holes"] else None,
+        mapping=mapping,
     )

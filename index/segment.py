@@ -88,9 +88,7 @@ class Segment:
         """
         index: CodeIndex | GraphIndex
         if links is not None:
-            starts = range(0, len(data), PIECE)
-            pieces = (data.planes[start : start + PIECE] for start in starts)
-            index = GraphIndex.of(pieces, data.planes.shape[2], links)
+            index = GraphIndex.of(data.pieces(PIECE), data.planes.shape[2], links)
         else:
             bands = norm_bands(data, distance) if lists is None else lists.positions()
             if mapped and filed is not None:

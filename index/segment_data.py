@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from index.points import Distance, Float32s, Rows
 
 # A factor is right to some per cent (that is what it corrects), so half of a float's digits lose nothing.
 FACTOR_ROUNDING = 2.0**-10
+
+RELEASES = hasattr(mmap, "MADV_DONTNEED")
 
 Factors = NDArray[np.float16] | Float32s
 
@@ -32,6 +35,7 @@ class SegmentData:
     factors : (n, bits) float32, or float16 where that is enough.
     beta : (n,) float32, minus half the squared norm, under Euclid; else None.
     offsets : (n,) uint32, row minus first row; None when every row of the range is there.
+    mapping : of the file where the planes are, None where they are in memory.
     """
 
     first_row: int
@@ -41,10 +45,22 @@ class SegmentData:
     factors: Factors
     beta: Float32s | None
     offsets: NDArray[np.uint32] | None
+    mapping: mmap.mmap | None = None
 
     def __len__(self) -> int:
         """Return n."""
         return len(self.planes)
+
+    def pieces(self, size: int) -> Iterator[Planes]:
+        """Yield the planes of `size` positions at a time; a file's are not kept in memory when they were used."""
+        for start in range(0, len(self), size):
+            yield self.planes[start : start + size]
+            self.release()
+
+    def release(self) -> None:
+        """Give back the memory of what was read from the file."""
+        if self.mapping is not None and RELEASES:
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def rows(self) -> Rows:
         """Return the row numbers, ascending."""

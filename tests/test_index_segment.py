@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,3 +227,27 @@ def test_bytes_a_point():
     assert Segment.build(data_of(7, bits=4)[2], "Cosine").bytes_per_point == 4 * (D // 8 + 2)
     holes = data_of(3, "Euclid", rows=[1000, 1003, 1004], bits=2)[2]
     assert Segment.build(holes, "Euclid").bytes_per_point == 2 * (D // 8 + 4) + 8
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not tell")
+def test_a_file_of_codes_takes_no_memory_once_it_was_read(tmp_path):
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 256, (40_000, 4, 12), dtype=np.uint8)
+    path = tmp_path / "codes"
+    save(path, SegmentData(0, len(planes), 1, planes, np.ones((len(planes), 4), np.float16), None, None))
+
+    def resident():
+        inside, total = False, 0
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                inside = line.endswith(str(path))
+            elif inside and line.startswith("Rss:"):
+                total += int(line.split()[1]) * 1024
+        return total
+
+    data = load(path)
+    assert resident() < planes.nbytes / 10, "the checksum read all of it"
+    np.testing.assert_array_equal(np.concatenate([piece.copy() for piece in data.pieces(1000)]), planes)
+    assert resident() < planes.nbytes / 10
+    np.testing.assert_array_equal(data.planes, planes)
+    assert resident() > planes.nbytes / 2, "it is counted"
