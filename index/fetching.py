@@ -47,7 +47,10 @@ def hits_at(
         points = map(found.__getitem__, rows)
     else:
         points = zip(ids, repeat(None))
-    texts = reader.texts_of(rows) if reader is not None and with_text else {}
+    texts = {}
+    if with_text:
+        assert reader is not None
+        texts = reader.texts_of(rows)
     vectors = _vectors_of(view, rows) if with_vector else {}
     return [
         Hit(point_id, score, payload, texts.get(row), vectors.get(row))

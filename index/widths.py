@@ -98,7 +98,9 @@ def widths_of(
             deeper = min(1 / max(passing, TINY), DEEP / DEPTH)
             deeper *= BEYOND if passing < 1 else 1
             if calibration.shape.walked:
-                k1, wider = settled.candidates, calibration.deeper_walks(target, passing)
+                k1 = settled.candidates
+                if passing < 1 and k <= DEPTH and params.candidates is None:
+                    wider = calibration.deeper_walks(target, passing)
             else:
                 k1 = math.ceil(settled.candidates * deeper**growth.candidates)
             k2 = math.ceil(settled.rerank * deeper**growth.rerank)
@@ -111,6 +113,4 @@ def widths_of(
     elif calibration is None or k > DEPTH:
         k1 = max(k1, 2 * k2)
     k1 = max(k1, k2, k)
-    if params.candidates is not None or k > DEPTH or passing >= 1:
-        wider = None
     return Widths(k1, k2, params.probes, share, growth, None if wider is None else math.ceil(k1 * wider), target)

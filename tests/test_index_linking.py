@@ -101,10 +101,9 @@ def test_links_are_those_of_the_paper(monkeypatch, n, m, width):
 
 
 def test_levels_thin_out():
-    levels = Linker(100_000, 1).links().levels
-    assert len(levels) == 0, "none is linked yet"
     linker = Linker(100_000, 1)
     linker.add(np.zeros((0, 4, 1), dtype=np.uint8))
+    assert len(linker.links().levels) == 0, "none is linked yet"
     drawn = linker._levels
     assert drawn[0] == drawn.max() >= 4
     for level in (1, 2, 3):
